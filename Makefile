@@ -1,0 +1,58 @@
+# Every target sets up .venv when it is missing or when the requirements changed.
+# PYTHON: the interpreter .venv is made from (3.11 or newer).   WORKERS: test processes.
+
+PYTHON  ?= python3
+WORKERS ?= 2
+BIN     := .venv/bin
+STAMP   := .venv/.set-up
+
+# One thread per test process: the processes are the parallelism.
+test check-long: export OMP_NUM_THREADS := 1
+test check-long: export MKL_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint format types test check-long bench clean
+
+help:
+	@echo "make setup       .venv with the package and all that the tests need"
+	@echo "make demo        fit radon, hide five counties, adapt to three houses in each (runs/demo)"
+	@echo "make test        lint, types, tests: what has to pass before a change goes in"
+	@echo "make check-long  the tests marked long"
+	@echo "make bench       the figures that the README quotes"
+	@echo "make lint        ruff, formatter and types only;  make format rewrites"
+	@echo "make clean       remove .venv, runs and caches"
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $(STAMP)
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m bayesmeta.demo --out runs/demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest -q -n $(WORKERS) --durations=10
+
+check-long: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m long --durations=10
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv runs dist build .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
