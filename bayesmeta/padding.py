@@ -1,8 +1,8 @@
 """Ragged tasks as a few rectangular batches.
 
-Tasks of similar size share a bucket, padded to the largest of them by repeating a real row of the task, so that no
-density ever sees a made-up value; a mask says which rows are real. Buckets are chosen to keep the number of cells
-(tasks x padded size) small, by dynamic programming over the distinct sizes.
+Tasks of similar size share a bucket, padded to the largest of them by repeating a real row of the task, so
+that no density ever sees a made-up value; a mask says which rows are real. Buckets are chosen to keep the
+number of cells (tasks x padded size) small, by dynamic programming over the distinct sizes.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def _gather(values: Tensor, rows: Tensor) -> Tensor:
 def bucket_bounds(sizes: IntArray, max_buckets: int) -> IntArray:
     """The largest size in each bucket, ascending.
 
-    The best k buckets are found for k = 1, 2, ...; one more is taken only while it at least halves the cells and
-    saves more than 2,000 of them.
+    The best k buckets are found for k = 1, 2, ...; one more is taken only while it at least halves the cells
+    and saves more than 2,000 of them.
     """
     distinct, counts = np.unique(sizes, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
     candidates = _thinned(len(distinct))
     widths, below = np.maximum(distinct[candidates], 1), below[np.concatenate([[0], candidates + 1])]
-    # cells[j]: least cells for the sizes up to candidate j with k buckets; cuts[k][j]: where the last one starts.
+    # cells[j]: the least cells for all sizes up to candidate j; cuts[k][j]: where their last bucket starts.
     cells = widths * below[1:]
     cuts: list[IntArray] = []
     for _ in range(1, min(max_buckets, len(candidates))):

@@ -61,7 +61,9 @@ def _row_shape(values: Tensor, names: str | tuple[str, ...] | None, per: str = "
     shape = tuple(values.shape[1:])
     if shape == (0,):
         return "none"
-    words = f"a number per {per}" if not shape else f"{' x '.join(map(str, shape))} numbers per {per}"
+    words = f"a number per {per}"
+    if shape:
+        words = f"{' x '.join(map(str, shape))} number{'' if shape == (1,) else 's'} per {per}"
     if not names:
         return words
     return f"{names if isinstance(names, str) else ', '.join(names)} ({words})"
