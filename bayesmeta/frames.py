@@ -115,10 +115,15 @@ def _numeric_column(df: pd.DataFrame, name: str, role: str, *, missing: bool = F
         word = "NaN" if np.isnan(values[row]) else "infinite"
         remedy = f"df.dropna(subset=[{name!r}]) drops them" if word == "NaN" else "Drop these rows"
         raise DataError(
-            f"{role}: column {name!r} is {word} in row {df.index[row]!r} ({int(bad.sum())} rows in all); "
+            f"{role}: column {name!r} is {word} in row {_row_label(df, row)} ({int(bad.sum())} rows in all); "
             f"every value must be finite. {remedy}, or fill them in"
         )
     return values
+
+
+def _row_label(df: pd.DataFrame, row: int) -> str:
+    """The row's label in the frame, as it is written in Python."""
+    return repr(df.index[[row]].tolist()[0])
 
 
 def _encoding(column: pd.Series[Any]) -> str:
@@ -144,7 +149,7 @@ def _task_of_rows(df: pd.DataFrame, task: str) -> tuple[IntArray, tuple[str, ...
     if (codes < 0).any():
         row = int(np.argmax(codes < 0))
         raise DataError(
-            f"task: column {task!r} is empty in row {df.index[row]!r} ({int((codes < 0).sum())} rows in "
+            f"task: column {task!r} is empty in row {_row_label(df, row)} ({int((codes < 0).sum())} rows in "
             f"all); every row must say which task it belongs to. df.dropna(subset=[{task!r}]) drops them, or "
             "fill them in"
         )

@@ -213,7 +213,7 @@ class Tasks:
         if isinstance(key, str):
             return self._task(self.index(key))
         if isinstance(key, slice):
-            return self._take(np.arange(len(self))[key])
+            return self._take(np.arange(len(self))[key].copy())
         if np.ndim(key) == 0:
             return self._task(self._position(key))
         return self._take(self._positions_of(key))
