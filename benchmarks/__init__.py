@@ -1,0 +1,1 @@
+"""The figures that the README quotes: `python -m benchmarks`, or `make bench`."""
