@@ -1,0 +1,196 @@
+"""The command line: fit a model file, adapt the fit to a table, look at the gallery and the presets.
+
+Bad input ends with exit code 2 and one paragraph that says what to do; Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bayesmeta import presets, shelf, terminal
+from bayesmeta.errors import BayesmetaError
+
+__all__ = ["app", "main"]
+
+_FIT = """Fit a model: learn p(phi | D) from the tasks that its load() gives.
+
+Examples:
+
+\b
+  bayesmeta fit radon --out runs/radon
+  bayesmeta fit models/radon.py --inference inference/nuts.toml --out runs/radon
+  bayesmeta fit mine.py --draws 500 --chains 2 --seed 7
+"""
+
+_ADAPT = """Adapt a fit to new tasks, from a table and without a refit.
+
+The table (CSV) has the columns that the run was fitted on. Rows with the response filled in are adapted on;
+rows with it empty are predicted. A task with no response at all is predicted from the population.
+
+Examples:
+
+\b
+  bayesmeta adapt runs/radon --data new_houses.csv --out adapted.csv
+  bayesmeta adapt runs/radon --data new_houses.csv --out adapted.csv --level 0.5
+"""
+
+_MODELS = """List the gallery of models, or copy one of them to change it.
+
+Examples:
+
+\b
+  bayesmeta models
+  bayesmeta models copy radon
+  bayesmeta models copy radon --to my_radon.py
+"""
+
+_PRESETS = """List the presets (back-ends with their settings), or copy one of them to change it.
+
+Examples:
+
+\b
+  bayesmeta presets
+  bayesmeta presets copy nuts --to careful.toml
+"""
+
+
+class _Reporting(TyperGroup):
+    """Turns what the library raises on purpose into a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with terminal.plain_warnings():
+                return super().invoke(ctx)
+        except BayesmetaError as error:
+            terminal.complain("Error", str(error))
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            terminal.complain("Stopped", "interrupted; nothing more was written")
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=_Reporting,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Learn a population of related tasks once; adapt to a new task in milliseconds.",
+)
+_models = typer.Typer(invoke_without_command=True, help=_MODELS)
+_presets = typer.Typer(invoke_without_command=True, help=_PRESETS)
+app.add_typer(_models, name="models")
+app.add_typer(_presets, name="presets")
+
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+_Seed = Annotated[int, typer.Option(help="Seed of every draw: the same seed gives the same result.")]
+_To = Annotated[Path, typer.Option(help="A folder, or the path of the new file.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="bayesmeta")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bayesmeta {importlib.metadata.version('bayesmeta')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(help=_FIT)
+def fit(
+    model: Annotated[str, typer.Argument(help="A model file (.py), or a name from `bayesmeta models`.")],
+    inference: Annotated[
+        str, typer.Option("--inference", "-i", help="A preset's name, or the path of a TOML file.")
+    ] = "nuts",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/MODEL by default.")
+    ] = None,
+    seed: _Seed = 0,
+    draws: Annotated[int | None, typer.Option(help="Draws per chain, in place of the preset's.")] = None,
+    tune: Annotated[int | None, typer.Option(help="Warm-up per chain, in place of the preset's.")] = None,
+    chains: Annotated[int | None, typer.Option(help="Chains, in place of the preset's.")] = None,
+    quiet: _Quiet = False,
+) -> None:
+    """Fit a model file and write the folder of the run."""
+    config = presets.read_preset(inference)
+    given = {"draws": draws, "tune": tune, "chains": chains}
+    config = presets.with_options(config, {key: value for key, value in given.items() if value is not None})
+    import bayesmeta as bm  # here, because --help need not wait for torch
+    from bayesmeta import runs
+
+    file = shelf.load_model(model)
+    folder = out or Path("runs") / file.name
+    runs.check_folder(folder)
+    posterior = bm.fit(file.hierarchy, file.tasks(), inference=config, seed=seed, progress=not quiet)
+    runs.save_run(folder, file, posterior, config)
+    if not quiet:
+        terminal.show_fit(posterior, folder)
+    if posterior.info.interrupted:
+        raise typer.Exit(130)  # what was drawn until then is saved, and the warning of the back-end was shown
+
+
+@app.command(help=_ADAPT)
+def adapt(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, as `bayesmeta fit` makes it.")],
+    data: Annotated[Path, typer.Option("--data", "-d", help="The table of the new tasks, a CSV file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table with predictions, a CSV file.")],
+    level: Annotated[float, typer.Option(help="Probability of the interval from lower to upper.")] = 0.9,
+    method: Annotated[str, typer.Option(help="How to adapt; 'auto' takes what the fit allows.")] = "auto",
+    seed: _Seed = 0,
+    quiet: _Quiet = False,
+) -> None:
+    """Adapt a run to the tasks of a CSV file and write its rows with predictions."""
+    from bayesmeta import runs
+
+    runs.check_output(out, level)
+    table = runs.adapt_table(runs.open_run(run), data, level=level, method=method, seed=seed)
+    table.frame.to_csv(out, index=False)
+    if not quiet:
+        terminal.show_adapted(table, out)
+
+
+@_models.callback()
+def _list_models(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        terminal.show_shelf(
+            "model", "bayesmeta fit NAME fits it; bayesmeta models copy NAME puts the file where you are."
+        )
+
+
+@_models.command("copy")
+def _copy_model(
+    name: Annotated[str, typer.Argument(help="A name from `bayesmeta models`.")], to: _To = Path()
+) -> None:
+    """Copy a model of the gallery, to change it."""
+    typer.echo(shelf.copy("model", name, to))
+
+
+@_presets.callback()
+def _list_presets(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        terminal.show_shelf(
+            "preset", "bayesmeta fit MODEL --inference NAME uses it; bayesmeta presets copy NAME copies it."
+        )
+
+
+@_presets.command("copy")
+def _copy_preset(
+    name: Annotated[str, typer.Argument(help="A name from `bayesmeta presets`.")], to: _To = Path()
+) -> None:
+    """Copy a preset, to change it."""
+    typer.echo(shelf.copy("preset", name, to))

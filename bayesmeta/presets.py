@@ -1,0 +1,145 @@
+"""Presets: a back-end and its settings, as data in a TOML file.
+
+A preset says `back_end = "nuts"` and, in a table `[options]`, fields of that back-end's config; what it
+leaves out keeps the config's default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bayesmeta import shelf
+from bayesmeta.errors import FileFormatError, OptionError, unknown
+
+if TYPE_CHECKING:
+    from bayesmeta.infer.nuts import NUTS
+
+    Config: TypeAlias = NUTS
+
+__all__ = ["BACK_ENDS", "back_end_of", "read_preset", "with_options", "write_toml"]
+
+BACK_ENDS: dict[str, tuple[str, str]] = {"nuts": ("bayesmeta.infer.nuts", "NUTS")}
+"""Each back-end's name in a preset: the module and the name of its config, loaded when it is asked for."""
+
+
+def read_preset(name_or_path: str | Path) -> Config:
+    """The config of a back-end from a preset: a name that comes with bayesmeta, or the path of a TOML file.
+
+    Raises:
+        UnknownNameError: no preset has that name.
+        NotAvailableError: no file lies at that path.
+        FileFormatError: the file is not TOML.
+        OptionError: a key, back-end or option is unknown, or a value is of the wrong kind or out of range.
+
+    Examples:
+        >>> read_preset("nuts").chains
+        4
+    """
+    path = shelf.find("preset", name_or_path)
+    content = _content(path)
+    for key in content:
+        if key not in ("back_end", "options"):
+            raise OptionError(f"{path}: {unknown('key', key, ['back_end', 'options'])}")
+    back_end, options = content.get("back_end"), content.get("options", {})
+    if not isinstance(back_end, str) or back_end not in BACK_ENDS:
+        raise OptionError(f"{path}: {_wrong_back_end(back_end)}")
+    if not isinstance(options, dict):
+        raise OptionError(f"{path}: options: got {options!r}; wanted a table, headed by a line [options]")
+    return _build(_config_type(back_end), options, str(path))
+
+
+def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    """The config with some of its fields replaced, checked like those of a preset.
+
+    Raises:
+        OptionError: an option is unknown, or a value is of the wrong kind or out of range.
+    """
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return _build(type(config), fields | dict(options), type(config).__name__)
+
+
+def back_end_of(config: Config) -> str:
+    """The name that a preset calls the back-end of this config by.
+
+    >>> back_end_of(read_preset("nuts-joint"))
+    'nuts'
+    """
+    return next(name for name, (_, kind) in BACK_ENDS.items() if type(config).__name__ == kind)
+
+
+def write_toml(tables: Mapping[str, object]) -> str:
+    """Plain values and one level of tables as TOML; what is None is left out.
+
+    >>> print(write_toml({"back_end": "nuts", "options": {"draws": 10, "cores": None, "compile": True}}))
+    back_end = "nuts"
+    <BLANKLINE>
+    [options]
+    draws = 10
+    compile = true
+    <BLANKLINE>
+    """
+    plain = {key: value for key, value in tables.items() if not isinstance(value, Mapping)}
+    blocks = [_lines(plain)] if plain else []
+    for name, table in tables.items():
+        if isinstance(table, Mapping):
+            blocks.append(f"[{_quoted_key(name)}]\n{_lines(table)}")
+    return "\n".join(blocks)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path}: not TOML: {error}") from error
+
+
+def _wrong_back_end(got: object) -> str:
+    if got is None:
+        valid = " or ".join(f'back_end = "{name}"' for name in BACK_ENDS)
+        return f"has no key 'back_end'; wanted a line {valid}"
+    return unknown("back_end", got, BACK_ENDS)
+
+
+def _config_type(back_end: str) -> type[Config]:
+    module, name = BACK_ENDS[back_end]
+    config: type[Config] = getattr(importlib.import_module(module), name)
+    return config
+
+
+def _build(kind: type[Config], options: Mapping[str, Any], source: str) -> Config:
+    """The config; its own checks see the values, and their errors say which file they come from."""
+    valid = [field.name for field in dataclasses.fields(kind) if field.init]
+    for key in options:
+        if key not in valid:
+            raise OptionError(f"{source}: {unknown('option', key, valid)}")
+    try:
+        return kind(**options)
+    except (OptionError, TypeError) as error:
+        raise OptionError(f"{source}: {error}") from error
+
+
+def _lines(table: Mapping[str, object]) -> str:
+    shown = {key: value for key, value in table.items() if value is not None}
+    return "".join(f"{_quoted_key(key)} = {_literal(value)}\n" for key, value in shown.items())
+
+
+def _quoted_key(key: str) -> str:
+    bare = key.replace("-", "").replace("_", "")
+    return key if bare.isascii() and bare.isalnum() else _literal(key)
+
+
+def _literal(value: object) -> str:
+    """One TOML value: text, truth, number, or a list of them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(part) for part in value) + "]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'

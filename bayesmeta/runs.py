@@ -1,0 +1,199 @@
+"""Runs: what a fit from the command line leaves in a folder, and adapting from that folder to a table.
+
+A run folder holds posterior.nc, summary.csv, model.py (a copy of the model file as it was fitted) and
+run.toml (seed, preset and versions). A table to adapt to has the columns that the run was fitted on: rows
+with the response filled in are adapted on, rows with it empty are predicted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayesmeta import presets, shelf
+from bayesmeta.errors import DataError, FileFormatError, NotAvailableError, OptionError
+from bayesmeta.tasks import Columns, split_missing
+
+if TYPE_CHECKING:
+    from bayesmeta.adapt import Adapted
+    from bayesmeta.posterior import Posterior
+    from bayesmeta.predict import Predictive
+
+__all__ = [
+    "NEW_COLUMNS",
+    "AdaptedTable",
+    "adapt_table",
+    "check_folder",
+    "check_output",
+    "open_run",
+    "save_run",
+]
+
+_PREDICTED = ("mean", "sd", "lower", "upper")
+NEW_COLUMNS = (*_PREDICTED, "k_hat")
+"""What adapting adds to the columns of a table."""
+
+_FILES = ("posterior.nc", "summary.csv", "model.py", "run.toml")
+_EMPTY = ["", "NA", "NaN", "nan"]  # what counts as empty in a column of numbers
+
+
+@dataclass(frozen=True)
+class AdaptedTable:
+    """A table adapted to.
+
+    Attributes:
+        frame: the table's rows in their order, its columns and `NEW_COLUMNS`.
+        adapted: the tasks adapted, with θ and k-hat.
+        n_support: rows adapted on, per task.
+        n_query: rows predicted, per task.
+    """
+
+    frame: pd.DataFrame
+    adapted: Adapted
+    n_support: list[int]
+    n_query: list[int]
+
+
+def check_folder(out: Path) -> None:
+    """Make the folder of a run: new, empty, or an earlier run that will be replaced.
+
+    Raises:
+        NotAvailableError: it holds something else, or cannot be made.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.toml").is_file():
+        raise NotAvailableError(
+            f"--out: the folder {str(out)!r} is neither empty nor an earlier run; nothing was written. "
+            "Name another folder"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotAvailableError(f"--out: cannot make the folder {str(out)!r}: {error}") from error
+
+
+def check_output(out: Path, level: float) -> None:
+    """What can be known before anything is computed: the folder of the new table, and the level.
+
+    Raises:
+        OptionError: the level is not a probability.
+        NotAvailableError: the table cannot be written there.
+    """
+    if not 0 < level < 1:
+        raise OptionError(f"--level: got {level}; wanted a probability between 0 and 1, such as 0.9")
+    if out.is_dir():
+        raise NotAvailableError(f"--out: {str(out)!r} is a folder; wanted the path of a CSV file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotAvailableError(f"--out: cannot make the folder {str(out.parent)!r}: {error}") from error
+
+
+def save_run(out: Path, model: shelf.ModelFile, posterior: Posterior, config: presets.Config) -> None:
+    """Write a run's four files into its folder."""
+    posterior.save(out / "posterior.nc")
+    posterior.summary().to_csv(out / "summary.csv")
+    if model.path.resolve() != (out / "model.py").resolve():
+        shutil.copyfile(model.path, out / "model.py")
+    info = posterior.info
+    content = presets.write_toml(
+        {
+            "model": model.name,
+            "seed": info.seed,
+            "back_end": presets.back_end_of(config),
+            "options": dataclasses.asdict(config),
+            "versions": dict(info.versions),
+        }
+    )
+    (out / "run.toml").write_text(content, encoding="utf-8")
+
+
+def open_run(run: Path) -> Posterior:
+    """The posterior of a run folder.
+
+    Raises:
+        NotAvailableError: there is no such folder, or a file of it is missing.
+        FileFormatError: a file of it does not fit.
+    """
+    missing = [name for name in _FILES if not (run / name).is_file()]
+    if missing:
+        what = f"has no {', '.join(missing)}" if run.is_dir() else "is not a folder"
+        raise NotAvailableError(
+            f"run: {str(run)!r} {what}; wanted the folder of a run, as made by "
+            f"`bayesmeta fit MODEL --out {run}`"
+        )
+    import bayesmeta as bm
+
+    return bm.load(run / "posterior.nc", shelf.load_model(run / "model.py").hierarchy)
+
+
+def adapt_table(
+    posterior: Posterior, path: Path, *, level: float = 0.9, method: str = "auto", seed: int = 0
+) -> AdaptedTable:
+    """Adapt to the tasks of a CSV file, and predict its rows without a response.
+
+    Args:
+        posterior: of tasks that came from a data frame.
+        path: the CSV file, with the columns that the posterior's tasks came from; others are kept.
+        level: the probability that [lower, upper] holds the response.
+        method: how to adapt, as in `posterior.adapt`.
+        seed: of every draw.
+
+    Raises:
+        FileFormatError: the posterior's tasks did not come from a data frame.
+        UnknownNameError: the file lacks a column.
+        DataError: the file is not usable; the message names the line.
+    """
+    columns = posterior.tasks.columns
+    if columns is None:
+        raise FileFormatError(
+            "run: its tasks did not come from a data frame, so no columns are known; adapt in Python, with "
+            "posterior.adapt(tasks)"
+        )
+    frame = _read(path, columns)
+    support, query = split_missing(frame, columns)
+    adapted = posterior.adapt(support, method=method, seed=seed)
+    result = frame.assign(**dict.fromkeys(NEW_COLUMNS, np.nan))
+    if query.n_observations:
+        empty = frame[columns.y].isna()
+        predicted = _predictions(frame, columns, adapted.predict(query), level)
+        result.loc[empty, list(_PREDICTED)] = predicted.to_numpy()
+    k_hat = dict(zip(adapted.names, adapted.k_hat.tolist(), strict=True))
+    result["k_hat"] = frame[columns.task].map(k_hat)
+    return AdaptedTable(result, adapted, support.sizes.tolist(), query.sizes.tolist())
+
+
+def _read(path: Path, columns: Columns) -> pd.DataFrame:
+    """The CSV file, task names as text, each row labelled by its line."""
+    numbers = (columns.y, *columns.inputs, *columns.context)
+    try:
+        frame = pd.read_csv(
+            path,
+            dtype={columns.task: str},
+            na_values=dict.fromkeys(numbers, _EMPTY),
+            keep_default_na=False,
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"--data: cannot read {str(path)!r} as CSV: {error}") from error
+    taken = [name for name in NEW_COLUMNS if name in frame.columns]
+    if taken:
+        raise DataError(
+            f"--data: {str(path)!r} has a column {taken[0]!r}, which the result needs; rename or drop it"
+        )
+    frame.index = pd.RangeIndex(2, len(frame) + 2, name="line")
+    return frame
+
+
+def _predictions(frame: pd.DataFrame, columns: Columns, predictive: Predictive, level: float) -> pd.DataFrame:
+    """The predictions of the rows without a response, in the order of these rows."""
+    empty = frame[frame[columns.y].isna()]
+    place = empty.groupby(
+        columns.task
+    ).cumcount()  # the row's place among those of its task that are predicted
+    keys = pd.MultiIndex.from_arrays([empty[columns.task], place], names=["task", "row"])
+    return predictive.frame(level=level).set_index(["task", "row"]).reindex(keys)[list(_PREDICTED)]

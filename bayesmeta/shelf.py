@@ -1,0 +1,219 @@
+"""The gallery of models and the presets, as files: found by name, copied, and a model file loaded.
+
+In a checkout they are the top-level folders `models/` and `inference/`; in an installed package the same
+files lie under `bayesmeta/gallery/`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from bayesmeta.errors import FileFormatError, HierarchyError, NotAvailableError, UnknownNameError, unknown
+
+if TYPE_CHECKING:
+    from bayesmeta.hierarchy import Hierarchy
+    from bayesmeta.tasks import Tasks
+
+__all__ = ["Kind", "ModelFile", "copy", "find", "folder", "load_model", "names", "path_of", "title"]
+
+Kind: TypeAlias = Literal["model", "preset"]
+
+_FOLDERS: dict[Kind, str] = {"model": "models", "preset": "inference"}
+_SUFFIXES: dict[Kind, str] = {"model": ".py", "preset": ".toml"}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file, loaded.
+
+    Attributes:
+        name: the file's name without its suffix.
+        path: where it lies.
+        hierarchy: its `hierarchy`.
+        load: its `load()`, which gives the tasks that it is fitted on.
+    """
+
+    name: str
+    path: Path
+    hierarchy: Hierarchy
+    load: Callable[[], Tasks]
+
+    def tasks(self) -> Tasks:
+        """What `load()` returns.
+
+        Raises:
+            HierarchyError: it did not return `Tasks`.
+        """
+        from bayesmeta.tasks import Tasks
+
+        tasks = self.load()
+        if not isinstance(tasks, Tasks):
+            raise HierarchyError(
+                f"{self.path}: load() returned {type(tasks).__name__}; wanted bayesmeta.Tasks "
+                "(Tasks.from_frame, from_lists or from_arrays)"
+            )
+        return tasks
+
+
+def folder(kind: Kind) -> Path:
+    """The folder that holds the gallery's models, or the presets."""
+    package = Path(__file__).resolve().parent
+    installed = package / "gallery" / _FOLDERS[kind]
+    if installed.is_dir():
+        return installed
+    checkout = package.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / _FOLDERS[kind]).is_dir():
+        return checkout / _FOLDERS[kind]
+    raise NotAvailableError(
+        f"the {kind}s that come with bayesmeta are missing: no folder {installed}; install again"
+    )
+
+
+def names(kind: Kind) -> list[str]:
+    """The names of the gallery's models, or of the presets, sorted.
+
+    >>> "nuts" in names("preset")
+    True
+    """
+    return sorted(
+        path.stem for path in folder(kind).glob(f"*{_SUFFIXES[kind]}") if not path.name.startswith("_")
+    )
+
+
+def path_of(kind: Kind, name: str) -> Path:
+    """The file of a gallery model or of a preset.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in names(kind):
+        raise UnknownNameError(unknown(kind, name, names(kind)))
+    return folder(kind) / f"{name}{_SUFFIXES[kind]}"
+
+
+def find(kind: Kind, name_or_path: str | Path) -> Path:
+    """The file meant by a name of the gallery or by a path.
+
+    A path is what ends in the suffix of its kind or has a folder in it; anything else is a name.
+
+    Raises:
+        UnknownNameError: no model or preset has that name.
+        NotAvailableError: no file lies at that path.
+    """
+    text, suffix = str(name_or_path), _SUFFIXES[kind]
+    path = Path(text).expanduser()
+    if isinstance(name_or_path, str) and path.suffix != suffix and path.name == text:
+        return path_of(kind, text)
+    if not path.is_file():
+        valid = ", ".join(repr(name) for name in names(kind))
+        raise NotAvailableError(
+            f"{kind}: no file {text!r} (looked in {Path.cwd()}); wanted the path of a {suffix} file, "
+            f"or one of {valid}"
+        )
+    return path
+
+
+def title(path: Path) -> str:
+    """The first line of a model's docstring, or of a preset's comment.
+
+    >>> title(path_of("preset", "nuts"))
+    'NUTS over phi: the preset to start with.'
+    """
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        text = ast.get_docstring(ast.parse(text)) or ""
+    line = text.strip().partition("\n")[0]
+    return line.lstrip("# ").strip()
+
+
+def copy(kind: Kind, name: str, to: Path | str = ".") -> Path:
+    """Put a file of the gallery where the user can change it.
+
+    Args:
+        kind: "model" or "preset".
+        name: its name.
+        to: a folder (made if it ends in none of the suffixes and is missing), or the path of the new file.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+        NotAvailableError: a file is there already; nothing is overwritten.
+    """
+    source, target = path_of(kind, name), Path(to).expanduser()
+    if target.suffix != source.suffix:
+        target = target / source.name
+    if target.exists():
+        raise NotAvailableError(f"to: {str(target)!r} exists already; remove it, or pass another place")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target
+
+
+def load_model(name_or_path: str | Path) -> ModelFile:
+    """A model file as a module of its own, with its hierarchy and its `load`.
+
+    The file is run as Python runs any module: load only files that you trust.
+
+    Raises:
+        UnknownNameError: no model of the gallery has that name.
+        NotAvailableError: no file lies at that path.
+        FileFormatError: the file fails to run, or lacks `hierarchy` or `load`.
+    """
+    from bayesmeta.hierarchy import Hierarchy
+
+    path = find("model", name_or_path)
+    module = _module(path)
+    hierarchy, load = getattr(module, "hierarchy", None), getattr(module, "load", None)
+    if not isinstance(hierarchy, Hierarchy):
+        raise FileFormatError(
+            f"{path}: {_missing('hierarchy', hierarchy)}; wanted, at module level, "
+            "hierarchy = bayesmeta.Hierarchy(hyperprior, task)"
+        )
+    if not callable(load):
+        raise FileFormatError(
+            f"{path}: {_missing('load', load)}; wanted, at module level, a function load() that returns "
+            "bayesmeta.Tasks"
+        )
+    return ModelFile(path.stem, path, hierarchy, load)
+
+
+def _missing(name: str, got: object) -> str:
+    return f"has no {name!r}" if got is None else f"{name!r} is of type {type(got).__name__}"
+
+
+def _module(path: Path) -> ModuleType:
+    """Run the file under a name that no other module has."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"bayesmeta_model_{path.stem}_{digest}", path)
+    if spec is None or spec.loader is None:
+        raise FileFormatError(f"{path}: not a Python file; wanted one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise FileFormatError(f"{path}{_line(path, error)}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _line(path: Path, error: Exception) -> str:
+    """Where in the file it happened, if in the file."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}" if error.filename == str(path) else ""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
+    return f", line {lines[-1]}" if lines else ""

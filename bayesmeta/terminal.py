@@ -1,0 +1,109 @@
+"""What the command line prints: tables of results, and errors and warnings as one paragraph each."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bayesmeta import shelf
+from bayesmeta.errors import BayesmetaWarning
+
+if TYPE_CHECKING:
+    from bayesmeta.posterior import Posterior
+    from bayesmeta.runs import AdaptedTable
+
+__all__ = ["complain", "plain_warnings", "show_adapted", "show_fit", "show_shelf"]
+
+MAX_ROWS = 40  # of a table on the terminal; files have all
+SUSPECT = 0.7  # k-hat above this: the draws of phi cannot be reweighted to this task (Vehtari et al. 2024)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show the library's own warnings as a paragraph on stderr, without their place in the source."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, BayesmetaWarning):
+                complain("Warning", str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = shown
+        yield
+
+
+def complain(kind: str, message: str) -> None:
+    """One paragraph on stderr."""
+    paragraph = f"{kind}: {' '.join(message.split())}"
+    style = "red" if kind == "Error" else "yellow"
+    Console(stderr=True).print(paragraph, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_shelf(kind: shelf.Kind, hint: str) -> None:
+    """The models of the gallery, or the presets, with their titles."""
+    table = Table(kind, "what it is")
+    for name in shelf.names(kind):
+        table.add_row(escape(name), escape(shelf.title(shelf.path_of(kind, name))))
+    _print(table, hint)
+
+
+def show_fit(posterior: Posterior, folder: Path) -> None:
+    """The summary of a fit, the road it took, and what it cost."""
+    info, frame = posterior.info, posterior.summary()
+    table = Table("", *(escape(str(column)) for column in frame.columns))
+    for label, *values in frame.head(MAX_ROWS).itertuples():
+        table.add_row(escape(str(label)), *(_number(value) for value in values))
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in info.seconds.items())
+    _print(
+        table,
+        _rest(len(frame), "rows; all are in summary.csv"),
+        info.road,
+        f"{info.divergences} divergences; {seconds}",
+        f"Written: {folder}",
+    )
+
+
+def show_adapted(result: AdaptedTable, out: Path) -> None:
+    """A row for each task: rows adapted on and predicted, theta (sd), and k-hat."""
+    adapted = result.adapted
+    sites = {name: draws for name, draws in adapted.theta.items() if draws.ndim == 2}
+    headings = (f"{escape(name)} (sd)" for name in sites)
+    table = Table("task", "adapted on", "predicted", *headings, "k-hat")
+    means = {name: (draws.mean(0), draws.std(0)) for name, draws in sites.items()}
+    for t, name in enumerate(adapted.names[:MAX_ROWS]):
+        theta = (f"{_number(mean[t])} ({_number(sd[t])})" for mean, sd in means.values())
+        counts = (str(result.n_support[t]), str(result.n_query[t]))
+        table.add_row(escape(name), *counts, *theta, _k_hat(float(adapted.k_hat[t])))
+    suspect = int((adapted.k_hat > SUSPECT).sum())
+    doubt = f"{suspect} with k-hat above {SUSPECT}: unlike the population; fit again with them included"
+    rest = _rest(len(adapted.names), "tasks")
+    _print(table, rest, doubt if suspect else "", f"Written: {out}")
+
+
+def _print(table: Table, *lines: str) -> None:
+    console = Console()
+    console.print(table)
+    for line in lines:
+        if line:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rest(count: int, what: str) -> str:
+    return f"... and {count - MAX_ROWS} more {what}" if count > MAX_ROWS else ""
+
+
+def _k_hat(value: float) -> str:
+    return f"[yellow]{value:.2f}[/]" if value > SUSPECT else f"{value:.2f}"
+
+
+def _number(value: Any) -> str:
+    return escape(value) if isinstance(value, str) else f"{float(value):.3g}"

@@ -1,0 +1,111 @@
+"""A preset is data: what it says is what the back-end gets, and what it gets wrong is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bayesmeta import presets, shelf
+from bayesmeta.errors import FileFormatError, NotAvailableError, OptionError, UnknownNameError
+from bayesmeta.infer.nuts import NUTS
+
+
+@pytest.mark.parametrize("name", shelf.names("preset"))
+def test_what_a_preset_says_is_what_the_back_end_gets(name: str) -> None:
+    path = shelf.path_of("preset", name)
+    content = tomllib.loads(path.read_text())
+
+    config = presets.read_preset(name)
+
+    assert presets.back_end_of(config) == content["back_end"]
+    assert {key: getattr(config, key) for key in content["options"]} == content["options"]
+    assert presets.read_preset(path) == presets.read_preset(str(path)) == config
+
+
+@pytest.mark.parametrize("name", shelf.names("preset"))
+def test_a_preset_explains_itself(name: str) -> None:
+    head = shelf.path_of("preset", name).read_text().split("back_end")[0]
+
+    assert all(f"# {word}:" in head for word in ("When", "Costs", "Good"))
+
+
+def test_the_first_preset_holds_the_defaults() -> None:
+    assert presets.read_preset("nuts") == NUTS()
+
+
+def test_what_a_preset_leaves_out_keeps_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "short.toml"
+    path.write_text('back_end = "nuts"\n')
+    assert presets.read_preset(path) == NUTS()
+
+    path.write_text('back_end = "nuts"\n[options]\ndraws = 7\n')
+    assert presets.read_preset(path) == NUTS(draws=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"mine\.toml: has no key 'back_end'; wanted a line back_end = \"nuts\""),
+        ("back_end = 3", r"mine\.toml: unknown back_end 3; valid: 'nuts'"),
+        ('back_end = "nutz"', r"unknown back_end 'nutz'; valid: 'nuts'; did you mean 'nuts'\?"),
+        ('back_end = "nuts"\noption = 1', r"unknown key 'option'; valid: .*; did you mean 'options'\?"),
+        ('back_end = "nuts"\noptions = 1', r"options: got 1; wanted a table, headed by a line \[options\]"),
+        (
+            'back_end = "nuts"\n[options]\ndraw = 1',
+            r"mine\.toml: unknown option 'draw'; valid: .*did you mean 'draws'\?",
+        ),
+        ('back_end = "nuts"\n[options]\ndraws = -1', r"mine\.toml: draws .*-1"),
+        ('back_end = "nuts"\n[options]\nevidence = "exat"', r"mine\.toml: .*evidence.*'exat'.*'exact'"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+
+    with pytest.raises(OptionError, match=message):
+        presets.read_preset(path)
+
+
+def test_what_is_not_toml_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("back_end = nuts\n")
+
+    with pytest.raises(FileFormatError, match=r"mine\.toml: not TOML: .*line 1"):
+        presets.read_preset(path)
+
+
+def test_unknown_names_and_missing_files() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown preset 'pyro-nut'.*did you mean 'pyro-nuts'\?"):
+        presets.read_preset("pyro-nut")
+    with pytest.raises(NotAvailableError, match=r"preset: no file 'pyro-nut\.toml'"):
+        presets.read_preset("pyro-nut.toml")
+
+
+def test_options_are_replaced_and_checked() -> None:
+    assert presets.with_options(NUTS(chains=2), {"draws": 5}) == NUTS(chains=2, draws=5)
+    with pytest.raises(OptionError, match=r"NUTS: draws .*0"):
+        presets.with_options(NUTS(), {"draws": 0})
+    with pytest.raises(OptionError, match="NUTS: unknown option 'thin'"):
+        presets.with_options(NUTS(), {"thin": 2})
+
+
+def test_a_config_survives_toml() -> None:
+    config = NUTS(draws=5, target_accept=0.95, cores=None)
+
+    back = tomllib.loads(presets.write_toml({"options": dataclasses.asdict(config)}))
+
+    assert NUTS(**back["options"]) == config
+
+
+def test_odd_values_survive_toml() -> None:
+    odd = {
+        'a "key"': 'quotes " and \\ and \n line \x7f ends',
+        "café": "κ 🙂",
+        "dotted.key": [1, 2.5, True, "x"],
+        "float": 1e-30,
+    }
+
+    assert tomllib.loads(presets.write_toml({"table": odd}))["table"] == odd
