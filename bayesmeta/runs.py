@@ -175,7 +175,7 @@ def _read(path: Path, columns: Columns) -> pd.DataFrame:
         frame = pd.read_csv(
             path,
             dtype={columns.task: str},
-            na_values=dict.fromkeys(numbers, _EMPTY),
+            na_values={columns.task: [""]} | dict.fromkeys(numbers, _EMPTY),
             keep_default_na=False,
         )
     except (OSError, ValueError) as error:

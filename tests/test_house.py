@@ -31,7 +31,7 @@ ROOMS = (
     {"meta", "families"},
     {"likelihood", "fingerprint"},
     {"diagnose", "export", "plot"},
-    {"posterior"},
+    {"posterior", "load"},
     {"shelf", "presets"},
     {"fit"},
     {"tune", "track"},
