@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +57,9 @@ class Problem:
 
 def radon_data() -> Data:
     """The 919 houses that come with the package, as (floor, log radon, county)."""
-    import pandas as pd
-
     import bayesmeta.data
 
-    loaded: Any = bayesmeta.data.load("radon")
-    frame: pd.DataFrame = loaded
+    frame = bayesmeta.data.load("radon")
     county = frame["county"].to_numpy()
     order = np.argsort(county, kind="stable")
     _, task = np.unique(county[order], return_inverse=True)

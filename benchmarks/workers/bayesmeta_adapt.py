@@ -12,6 +12,8 @@ NEW_TASKS, OBSERVATIONS, QUERIES = 1_000, 5, 10
 def main() -> None:
     args = arguments()
     clock = Clock(args.started)
+    import torch
+
     import bayesmeta as bm
     from benchmarks.problems import linear_data
     from benchmarks.workers.bayesmeta_models import hierarchy, tasks
@@ -32,7 +34,7 @@ def main() -> None:
     clock.mark("adapt")
     after = peak_mb()
     k_hat = np.asarray(adapted.k_hat)
-    predictive = adapted.predict(np.linspace(-2.0, 2.0, QUERIES))
+    predictive = adapted.predict(torch.linspace(-2.0, 2.0, QUERIES, dtype=torch.float64))
     _ = predictive.mean, predictive.interval(0.9)
     clock.mark("predict")
     say(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from benchmarks.workers.common import Clock, arguments, finish, load
 
 
@@ -20,6 +22,7 @@ def main() -> None:
         seed=args.seed,
         progress=False,
     )
+    phi = posterior.phi
     clock.mark("compile")
     # whatever of the call was not sampling counts as compiling
     info = posterior.info
@@ -31,11 +34,13 @@ def main() -> None:
     shape = (args.chains, args.draws)
     finish(
         args.out,
-        {name: draws.reshape(*shape, *draws.shape[1:]) for name, draws in posterior.phi.items()},
+        {name: draws.reshape(*shape, *draws.shape[1:]) for name, draws in phi.items()},
         clock,
         ["bayesmeta", "torch", "nutpie"],
         divergences=info.divergences,
         gradients=info.gradients,
+        steps_per_draw=float(np.mean(posterior.draws.stats["n_steps"])),
+        density=info.density,
         evidence=info.evidence,
         gram=info.gram,
     )
