@@ -1,0 +1,170 @@
+"""The gallery's models as plain Pyro, one task at a time: shapes, numbers, the docstrings' formulas."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import Binomial, Distribution, HalfCauchy, HalfNormal, MultivariateNormal, Normal
+
+import bayesmeta as bm
+
+GALLERY = Path(__file__).parent.parent / "models"
+NAMES = sorted(path.stem for path in GALLERY.glob("*.py"))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest) -> ModuleType:
+    return load(request.param)
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    """A seed, and float64 as the library has it while it runs a model."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    torch.set_default_dtype(before)
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, GALLERY / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(model: ModuleType, task: bm.Task, y: Tensor | None) -> Trace:
+    """One task under the hyperprior, traced."""
+
+    def once() -> Tensor:
+        result: Tensor = model.task(model.hyperprior(), task.x, y, **task.context)
+        return result
+
+    trace: Trace = pyro.poutine.trace(once).get_trace()
+    return trace
+
+
+def value(trace: Trace, site: str) -> Tensor:
+    result = trace.nodes[site]["value"]
+    assert isinstance(result, Tensor)
+    return result
+
+
+def log_density(trace: Trace) -> Tensor:
+    return torch.as_tensor(trace.log_prob_sum())
+
+
+def test_a_model_has_a_story_a_formula_and_a_reference(model: ModuleType) -> None:
+    assert model.__doc__
+    title, *paragraphs = model.__doc__.strip().split("\n\n")
+    assert "\n" not in title
+    assert any("~" in paragraph for paragraph in paragraphs)
+    assert any("(19" in paragraph or "(20" in paragraph for paragraph in paragraphs)
+    assert isinstance(model.hierarchy, bm.Hierarchy)
+
+
+def test_simulated_observations_have_the_shape_of_the_real_ones(model: ModuleType) -> None:
+    tasks = model.load()
+    for task in tasks:
+        y = value(run(model, task, None), "_RETURN")
+        assert y.shape == task.y.shape
+        assert y.dtype == torch.float64
+        assert y.isfinite().all()
+
+
+def test_the_density_of_the_real_observations_is_finite(model: ModuleType) -> None:
+    for task in model.load()[:5]:
+        for _ in range(20):
+            assert math.isfinite(log_density(run(model, task, task.y)).item())
+
+
+def log_prob(distribution: Distribution, at: Tensor) -> Tensor:
+    """Summed over all elements."""
+    return torch.as_tensor(distribution.log_prob(at)).sum()
+
+
+def schools(trace: Trace, task: bm.Task) -> Tensor:
+    mu, tau, theta = (value(trace, site) for site in ("mu", "tau", "theta"))
+    prior = log_prob(Normal(0.0, 5.0), mu) + log_prob(HalfCauchy(5.0), tau) + log_prob(Normal(mu, tau), theta)
+    return prior + log_prob(Normal(theta, task.context["sigma"]), task.y)
+
+
+def radon(trace: Trace, task: bm.Task) -> Tensor:
+    sites = ("mu_alpha", "gamma", "beta", "sigma_alpha", "sigma_y", "alpha")
+    mu_alpha, gamma, beta, sigma_alpha, sigma_y, alpha = (value(trace, site) for site in sites)
+    prior = log_prob(Normal(0.0, 10.0), torch.stack([mu_alpha, gamma, beta]))
+    prior = prior + log_prob(HalfNormal(1.0), torch.stack([sigma_alpha, sigma_y]))
+    prior = prior + log_prob(Normal(mu_alpha + gamma * task.context["log_uranium"], sigma_alpha), alpha)
+    return prior + log_prob(Normal(alpha + beta * task.x.squeeze(1), sigma_y), task.y)
+
+
+def sleep(trace: Trace, task: bm.Task) -> Tensor:
+    mu, tau, L, sigma, theta = (value(trace, site) for site in ("mu", "tau", "L", "sigma", "theta"))
+    prior = log_prob(Normal(torch.tensor([250.0, 10.0]), torch.tensor([100.0, 20.0])), mu)
+    prior = prior + log_prob(HalfNormal(torch.tensor([50.0, 20.0])), tau) + log_prob(HalfNormal(50.0), sigma)
+    # LKJ(2) of one correlation r: the density of r is 3/4 (1 - r^2).
+    r = L[1, 0]
+    prior = prior + math.log(0.75) + torch.log1p(-(r**2))
+    covariance = torch.diag(tau) @ torch.tensor([[1.0, r], [r, 1.0]]) @ torch.diag(tau)
+    prior = prior + log_prob(MultivariateNormal(mu, covariance), theta)
+    return prior + log_prob(Normal(theta[0] + theta[1] * task.x, sigma), task.y)
+
+
+def baseball(trace: Trace, task: bm.Task) -> Tensor:
+    mu, tau, theta = (value(trace, site) for site in ("mu", "tau", "theta"))
+    prior = (
+        log_prob(Normal(-1.0, 1.0), mu) + log_prob(HalfNormal(1.0), tau) + log_prob(Normal(mu, tau), theta)
+    )
+    return prior + log_prob(Binomial(task.x, torch.sigmoid(theta)), task.y)
+
+
+FORMULAS: dict[str, Callable[[Trace, bm.Task], Tensor]] = {
+    "baseball": baseball,
+    "eight_schools": schools,
+    "radon": radon,
+    "sleepstudy": sleep,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_density_is_that_of_the_formula(name: str) -> None:
+    model = load(name)
+    for task in model.load()[[0, 1, -1]]:
+        trace = run(model, task, task.y)
+        torch.testing.assert_close(log_density(trace), FORMULAS[name](trace, task), rtol=1e-10, atol=1e-8)
+
+
+def test_what_each_model_loads() -> None:
+    expected: dict[str, Any] = {
+        "baseball": (18, 18, "Roberto Clemente"),
+        "eight_schools": (8, 8, "A"),
+        "radon": (85, 919, "AITKIN"),
+        "sleepstudy": (18, 180, "308"),
+    }
+    for name in NAMES:
+        tasks = load(name).load()
+        assert (len(tasks), tasks.n_observations, tasks.names[0]) == expected[name]
+
+
+def test_the_rest_of_the_baseball_season_is_the_truth() -> None:
+    baseball = load("baseball")
+    start, rest = baseball.load(), baseball.rest()
+    assert rest.names == start.names
+    torch.testing.assert_close(
+        rest.y / rest.x, torch.tensor(bm.data.load("baseball")["rest_average"]), rtol=0, atol=0.008
+    )
+    assert torch.equal(rest.y, rest.y.round())
