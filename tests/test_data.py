@@ -172,7 +172,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
     monkeypatch.delenv("BAYESMETA_DATA", raising=False)
     monkeypatch.setattr(remote_module, "cache_folder", lambda: tmp_path / "cache")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as http:
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield served, f"http://127.0.0.1:{http.server_address[1]}"
         http.shutdown()
