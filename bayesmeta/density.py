@@ -1,0 +1,189 @@
+"""A log density and its gradient, from a pure function to fast code.
+
+The user's Pyro functions run once, under `make_fx`, which records one flat graph of tensor operations for the
+value and the gradient together. What does not depend on the parameters is computed once and becomes an input,
+so that the graph holds no data: inductor's cache on disk then serves the next data set of the same shapes.
+Where no C++ compiler is found, the recorded graph runs as it is; where the function branches on values and
+cannot be recorded at all, it runs eagerly.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+from bayesmeta.errors import BayesmetaWarning
+from bayesmeta.sites import quiet_pyro
+
+__all__ = ["Density", "one_thread"]
+
+LogDensity = Callable[..., Tensor]
+
+
+class Density:
+    """log p(u) and its gradient over unconstrained coordinates u (dim,).
+
+    Args:
+        fn: Pure function ``fn(u, *data) -> scalar`` of float64 tensors.
+        dim: Length of u.
+        data: Tensors handed to `fn` behind u.
+        compile: Compile the graph with inductor; otherwise run the traced graph.
+        trace: Record the graph at all; False runs `fn` eagerly (for functions that branch on values).
+
+    Attributes:
+        mode: ``"compiled"``, ``"traced"`` or ``"eager"``: what evaluates it now.
+        seconds: Seconds that tracing and compiling took.
+    """
+
+    def __init__(
+        self,
+        fn: LogDensity,
+        dim: int,
+        data: Sequence[Tensor] = (),
+        *,
+        compile: bool = True,
+        trace: bool = True,
+    ) -> None:
+        self.dim = dim
+        self.mode = "eager"
+        self.nodes = 0
+        start = time.perf_counter()
+        self._lock = threading.Lock()
+        self._fn, self._data = fn, tuple(data)
+        self._call: Callable[..., Sequence[Tensor]] = self._eager
+        self._inputs: tuple[Tensor, ...] = ()
+        if trace:
+            self._trace(compile)
+        self.seconds = time.perf_counter() - start
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(u), a scalar, and its gradient (dim,)."""
+        value, grad = self._call(u, *self._inputs)
+        return value, grad
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """log p(u), a scalar."""
+        return self.value_and_grad(u)[0]
+
+    def _eager(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        with self._lock, quiet_pyro():
+            leaf = u.detach().requires_grad_(True)
+            value = self._fn(leaf, *self._data)
+            (grad,) = torch.autograd.grad(value, leaf)
+        return value.detach(), grad
+
+    def _trace(self, compile: bool) -> None:
+        graph, inputs = record(self._fn, self.dim, self._data)
+        self.nodes = len(graph.graph.nodes)
+        self._call, self._inputs, self.mode = graph, inputs, "traced"
+        if compile and compiler_found():
+            with one_thread():
+                self._call = compiled(graph, (torch.zeros(self.dim, dtype=torch.float64), *inputs))
+            self.mode = "compiled"
+
+
+def record(fn: LogDensity, dim: int, data: Sequence[Tensor]) -> tuple[GraphModule, tuple[Tensor, ...]]:
+    """The graph of value and gradient as a function of u alone, and the constant tensors it takes behind u."""
+    u = torch.full((dim,), 0.1, dtype=torch.float64)
+
+    def value_and_grad(u: Tensor, *data: Tensor) -> tuple[Tensor, Tensor]:
+        grad, value = torch.func.grad_and_value(fn)(u, *data)
+        return value, grad
+
+    with quiet_pyro(), torch.no_grad():
+        graph = make_fx(torch.func.functionalize(value_and_grad), tracing_mode="real")(u, *data)
+    graph.graph.eliminate_dead_code()
+    return fold(graph, data)
+
+
+def fold(graph: GraphModule, data: Sequence[Tensor]) -> tuple[GraphModule, tuple[Tensor, ...]]:
+    """Split off everything that does not depend on u, compute it once, and make it inputs of what remains."""
+    moving = depends_on_first_input(graph)
+    values = constants(graph, moving, data)
+    nodes = list(graph.graph.nodes)
+    output = nodes[-1]
+    hot = torch.fx.Graph()
+    kept: dict[Node, Node] = {nodes[0]: hot.placeholder("u")}
+    inputs: list[Tensor] = []
+    for node in nodes[1:]:
+        if node not in moving and any(user in moving or user is output for user in node.users):
+            kept[node] = hot.placeholder(f"constant_{len(inputs)}")
+            inputs.append(values[node].contiguous())
+    for node in nodes[1:-1]:
+        if node in moving:
+            kept[node] = hot.node_copy(node, lambda n: kept[n])
+    hot.output(tuple(kept[node] for node in output.args[0]))
+    return GraphModule({}, hot), tuple(inputs)
+
+
+def depends_on_first_input(graph: GraphModule) -> set[Node]:
+    """The nodes that change when u does."""
+    moving: set[Node] = set()
+    for position, node in enumerate(graph.graph.nodes):
+        if position == 0 or any(parent in moving for parent in node.all_input_nodes):
+            moving.add(node)
+    return moving
+
+
+def constants(graph: GraphModule, moving: set[Node], data: Sequence[Tensor]) -> dict[Node, Any]:
+    """The values of all nodes that do not depend on u."""
+    nodes = list(graph.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    values: dict[Node, Any] = dict(zip(placeholders[1:], data, strict=True))
+    with torch.no_grad():
+        for node in nodes:
+            if node in moving or node in values or node.op == "output":
+                continue
+            if node.op == "get_attr":
+                values[node] = getattr(graph, node.target)
+            else:
+                args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n])
+                values[node] = node.target(*args, **kwargs)
+    return values
+
+
+def compiled(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Callable[..., Sequence[Tensor]]:
+    """The graph through inductor, for one thread; chains are the parallelism."""
+    from torch._inductor import compile as inductor
+    from torch._inductor import config
+
+    with torch.no_grad(), config.patch({"cpp.threads": 1, "fx_graph_cache": True}):
+        code: Callable[..., Sequence[Tensor]] = inductor(graph, list(inputs))  # type: ignore[no-untyped-call]
+        code(*inputs)
+    return code
+
+
+@cache
+def compiler_found() -> bool:
+    """Whether inductor has a C++ compiler to call; says so once where it has none."""
+    found = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    if not found:
+        warnings.warn(
+            "no C++ compiler was found (g++, clang++): densities run uncompiled, several times slower",
+            BayesmetaWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One intra-op thread while densities are evaluated; two busy threads on small tensors cost far more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,104 @@
+"""Draws: what every back-end returns, whatever it did to get there, and the record of how it was done."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+__all__ = ["Draws", "Info", "versions"]
+
+Stats = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Equally weighted draws of a density over unconstrained coordinates.
+
+    Attributes:
+        u: Coordinates (chains, draws, dim), float64.
+        stats: Per draw (chains, draws): ``diverging``, ``lp``, ``energy``, ``tree_depth``, ``n_steps``,
+            ``step_size``, ``acceptance_rate``, where the back-end has them.
+        warmup_stats: The same of the warm-up.
+        interrupted: Whether sampling was stopped before all draws were taken.
+        seconds: Seconds spent drawing, warm-up included.
+    """
+
+    u: Tensor
+    stats: Stats = field(default_factory=dict)
+    warmup_stats: Stats = field(default_factory=dict)
+    interrupted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def gradients(self) -> int:
+        """Gradient evaluations in all, warm-up included."""
+        return int(sum(np.nansum(stats["n_steps"]) for stats in (self.stats, self.warmup_stats) if "n_steps" in stats))
+
+    @property
+    def divergences(self) -> int:
+        """Divergent transitions after warm-up."""
+        return int(np.sum(self.stats.get("diverging", np.zeros(0))))
+
+
+@dataclass(frozen=True)
+class Info:
+    """How a posterior came about.
+
+    Attributes:
+        evidence: ``"exact"`` or ``"joint"``: what was done about θ.
+        road: The same in a sentence.
+        gram: Whether tasks were reduced to Gram matrices.
+        inference: The settings of the back-end, with its name under ``back_end``.
+        seconds: Seconds by part: ``setup``, ``compile``, ``sample``, ``total``.
+        density: ``"compiled"``, ``"traced"`` or ``"eager"``.
+        gradients: Gradient evaluations, warm-up included.
+        divergences: Divergent transitions after warm-up.
+        interrupted: Whether the run was stopped early.
+        seed: The seed.
+        versions: Versions of the packages that took part.
+    """
+
+    evidence: str
+    road: str
+    gram: bool
+    inference: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    density: str
+    gradients: int
+    divergences: int
+    interrupted: bool
+    seed: int
+    versions: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {value:.2f} s" for name, value in self.seconds.items())
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.inference.items() if key != "back_end")
+        lines = [
+            f"evidence     {self.road}",
+            f"inference    {self.inference.get('back_end')}({settings})",
+            f"density      {self.density}",
+            f"time         {parts}",
+            f"gradients    {self.gradients:,}",
+            f"divergences  {self.divergences}" + ("   (interrupted)" if self.interrupted else ""),
+            f"seed         {self.seed}",
+            "versions     " + ", ".join(f"{name} {value}" for name, value in self.versions.items()),
+        ]
+        return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a posterior depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("bayesmeta", "torch", "pyro-ppl", "nutpie", "arviz"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,77 @@
+"""Evidence and p(θ | φ, D) under many draws of φ at once, in chunks of bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesmeta.evidence.exact import Exact
+from bayesmeta.evidence.gaussian import Gaussian
+from bayesmeta.evidence.gram import Gram
+from bayesmeta.evidence.joint import Joint
+from bayesmeta.mapping import chunk_size, over_draws
+from bayesmeta.program import Program, Row, first_rows
+from bayesmeta.tasks import Tasks
+
+__all__ = ["constrained", "log_evidence", "theta_coordinates", "theta_values"]
+
+
+def log_evidence(evidence: Gram | Exact, phi: Tensor) -> Tensor:
+    """log Z_t(φ_s) in nats (S, T), at coordinates of φ (S, q)."""
+    program = evidence.program
+    chunk = chunk_size(4 * evidence.cells)
+    out: Tensor = over_draws(program, lambda u: evidence.per_task(program.phi(u), evidence.data), (phi,), chunk)
+    return out
+
+
+def theta_coordinates(evidence: Gram | Exact, phi: Tensor, seed: int, pick: Tensor | None = None) -> Tensor:
+    """Draws of θ_t | φ, D_t in their coordinates (S, T, p).
+
+    Args:
+        evidence: Evidence of the tasks.
+        phi: Coordinates of φ (S, q).
+        seed: Seeds the draws.
+        pick: Which draw of φ each row of each task takes (S, T); by default row s takes draw s.
+    """
+    program = evidence.program
+    p = program.structure.theta.size
+    generator = torch.Generator().manual_seed(seed)
+    chunk = chunk_size(4 * evidence.cells + len(evidence.tasks) * p * (p + 2))
+    if pick is None:
+        z = torch.randn(len(phi), len(evidence.tasks), p, generator=generator, dtype=torch.float64)
+
+        def drawn(u: Tensor, z: Tensor) -> Tensor:
+            precision, b = evidence.conditional(program.phi(u), evidence.data)
+            return Gaussian.of(precision, b).sample(z)
+
+        theta: Tensor = over_draws(program, drawn, (phi, z), chunk)
+        return theta
+    precision, b = over_draws(program, lambda u: evidence.conditional(program.phi(u), evidence.data), (phi,), chunk)
+    task = torch.arange(len(evidence.tasks)).expand(pick.shape)
+    z = torch.randn(*pick.shape, p, generator=generator, dtype=torch.float64)
+    return Gaussian.of(precision[pick, task], b[pick, task]).sample(z)
+
+
+def theta_values(evidence: Gram | Exact | Joint, phi: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """Constrained θ by site (S, T, ...) at coordinates φ (S, q) or (S, T, q), and θ (S, T, p)."""
+    return constrained(evidence.program, evidence.tasks, phi, v)
+
+
+def constrained(program: Program, tasks: Tasks, phi: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """`theta_values` for a program and tasks. Needs no observations: one row of each task is enough."""
+    rows = first_rows(tasks)
+    per_task = phi.dim() == 3
+
+    def one(u: Tensor, v: Tensor, row: Row) -> dict[str, Tensor]:
+        return program.values(v, program.phi(u).returned, row)
+
+    def draw(u: Tensor, v: Tensor) -> Any:
+        if per_task:
+            return program.over_tasks(one)(u, v, rows)
+        return program.over_tasks(lambda v, row: one(u, v, row))(v, rows)
+
+    cells = len(tasks) * (program.structure.theta.size + rows.x.shape[1:].numel() + 2)
+    values: dict[str, Tensor] = over_draws(program, draw, (phi, v), chunk_size(4 * cells))
+    return values

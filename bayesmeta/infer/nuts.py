@@ -1,0 +1,206 @@
+"""NUTS: the no-U-turn sampler (Hoffman, Gelman 2014) over whatever density the hierarchy gives.
+
+nutpie drives it: a mass matrix adapted to draws and gradients alike (Seyboldt, Carlson, Carpenter 2024), the
+trajectories in Rust, one chain a thread. `engine="pyro"` runs Pyro's own NUTS on the same density instead: the
+slow reference.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bayesmeta.density import Density, one_thread
+from bayesmeta.draws import Draws
+from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
+from bayesmeta.evidence import METHODS
+from bayesmeta.infer import pyro_nuts
+
+__all__ = ["NUTS", "sample"]
+
+Array = npt.NDArray[Any]
+ENGINES = ("nutpie", "pyro")
+STATS = {
+    "diverging": "diverging",
+    "logp": "lp",
+    "energy": "energy",
+    "depth": "tree_depth",
+    "n_steps": "n_steps",
+    "step_size": "step_size",
+    "mean_tree_accept": "acceptance_rate",
+    "maxdepth_reached": "reached_max_treedepth",
+}
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """Settings of the no-U-turn sampler.
+
+    Args:
+        draws: Draws per chain after warm-up.
+        tune: Warm-up iterations per chain.
+        chains: Number of chains.
+        evidence: ``"exact"`` (θ integrated out), ``"joint"`` (θ sampled too), or ``"auto"``: the first valid.
+        engine: ``"nutpie"``, or ``"pyro"`` for Pyro's own sampler.
+        target_accept: Mean acceptance probability that the step size is adapted to, in (0, 1).
+        max_treedepth: Trajectories have at most 2 ** max_treedepth leapfrog steps.
+        cores: Chains that run at once; all cores by default.
+        compile: Compile the density. Not worth it for tiny budgets.
+        low_rank: Let nutpie's mass matrix follow a few correlated directions.
+    """
+
+    draws: int = 1000
+    tune: int = 1000
+    chains: int = 4
+    evidence: Literal["auto", "exact", "joint"] = "auto"
+    engine: Literal["nutpie", "pyro"] = "nutpie"
+    target_accept: float = 0.8
+    max_treedepth: int = 10
+    cores: int | None = None
+    compile: bool = True
+    low_rank: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 1), ("tune", 0), ("chains", 1), ("max_treedepth", 1)):
+            _check_whole(name, getattr(self, name), least)
+        if self.cores is not None:
+            _check_whole("cores", self.cores, 1)
+        if not isinstance(self.target_accept, (int, float)) or not 0 < self.target_accept < 1:
+            raise OptionError(f"target_accept must lie between 0 and 1, got {self.target_accept!r}")
+        if self.evidence not in METHODS:
+            raise OptionError(unknown("evidence", self.evidence, METHODS))
+        if self.engine not in ENGINES:
+            raise OptionError(unknown("engine", self.engine, ENGINES))
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def sample(
+    density: Density,
+    config: NUTS,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    start: Callable[[int], Array] | None = None,
+) -> Draws:
+    """Draw from a density by NUTS.
+
+    Args:
+        density: log p(u) and its gradient.
+        config: The settings.
+        seed: Seeds chains and their starting points.
+        progress: Show a progress bar, in the terminal or the notebook.
+        start: Starting point of a chain by its seed; by default a random point of finite density.
+
+    Raises:
+        BayesmetaError: No starting point of finite density was found.
+    """
+    start = start or (lambda chain_seed: finite_start(density, chain_seed))
+    begin = time.perf_counter()
+    run = _nutpie if config.engine == "nutpie" else pyro_nuts.run
+    with one_thread():
+        u, stats, warmup, interrupted = run(density, config, seed, progress, start)
+    if interrupted:
+        warnings.warn(
+            f"sampling was interrupted: {u.shape[1]} of {config.draws} draws of {u.shape[0]} chains were kept",
+            BayesmetaWarning,
+            stacklevel=3,
+        )
+    return Draws(u, stats, warmup, interrupted, time.perf_counter() - begin)
+
+
+def finite_start(density: Density, seed: int, tries: int = 200) -> Array:
+    """A point with finite density and gradient, uniform in [-2, 2] per coordinate, in [-1, 1] if need be."""
+    rng = np.random.default_rng(seed)
+    for attempt in range(tries):
+        width = 2.0 * 0.98**attempt
+        u = rng.uniform(-width, width, density.dim)
+        value, grad = density.value_and_grad(torch.from_numpy(u))
+        if bool(torch.isfinite(value)) and bool(torch.isfinite(grad).all()):
+            return u
+    raise BayesmetaError(
+        f"no starting point of finite log density was found in {tries} tries: look for observations that are "
+        "impossible under the task (counts above their maximum, negative values under a positive distribution)"
+    )
+
+
+def _nutpie(density: Density, config: NUTS, seed: int, progress: bool, start: Callable[[int], Array]) -> Any:
+    import nutpie
+
+    model = nutpie.compiled_pyfunc.from_pyfunc(
+        density.dim,
+        lambda: _log_density(density),
+        lambda seed1, seed2, chain: lambda u: {"u": u},
+        [np.dtype("float64")],
+        [(density.dim,)],
+        ["u"],
+        make_initial_point_fn=start,
+    )
+    sampler = nutpie.sample(
+        model,
+        draws=config.draws,
+        tune=config.tune,
+        chains=config.chains,
+        cores=min(config.cores or os.cpu_count() or 1, config.chains),
+        seed=seed,
+        progress_bar=progress,
+        low_rank_modified_mass_matrix=config.low_rank,
+        target_accept=config.target_accept,
+        maxdepth=config.max_treedepth,
+        blocking=False,
+    )
+    interrupted = False
+    try:
+        trace = sampler.wait()
+    except KeyboardInterrupt:
+        trace, interrupted = sampler.abort(), True
+    return *_unpacked(trace, interrupted), interrupted
+
+
+def _log_density(density: Density) -> Callable[[Array], tuple[float, Array]]:
+    def value_and_grad(u: Array) -> tuple[float, Array]:
+        value, grad = density.value_and_grad(torch.from_numpy(np.array(u)))
+        return float(value), grad.numpy()
+
+    return value_and_grad
+
+
+def _unpacked(trace: Any, interrupted: bool) -> tuple[Tensor, dict[str, Array], dict[str, Array]]:
+    """Draws and statistics as arrays; an interrupted run keeps the draws that all its started chains have."""
+    u = np.asarray(trace["posterior"]["u"].values, dtype=np.float64)
+    complete = np.isfinite(u).all(axis=-1)
+    rows = np.arange(u.shape[0])
+    length = u.shape[1]
+    if interrupted:
+        counts = complete.sum(axis=1)
+        rows = np.flatnonzero(counts > 0)
+        if len(rows) == 0:
+            raise KeyboardInterrupt("sampling was interrupted during warm-up; no draws were taken yet")
+        length = int(counts[rows].min())
+    stats = {
+        ours: np.asarray(trace["sample_stats"][theirs].values)[rows, :length]
+        for theirs, ours in STATS.items()
+        if theirs in trace["sample_stats"]
+    }
+    warm: dict[str, Array] = {}
+    if "warmup_sample_stats" in _groups(trace):
+        group = trace["warmup_sample_stats"]
+        warm = {ours: np.asarray(group[theirs].values) for theirs, ours in STATS.items() if theirs in group}
+    return torch.from_numpy(u[rows, :length].copy()), stats, warm
+
+
+def _groups(trace: Any) -> set[str]:
+    names = trace.groups() if callable(trace.groups) else trace.groups
+    return {name.strip("/") for name in names}

@@ -1,0 +1,107 @@
+"""Opening a saved posterior: the arrays come from the file, the functions from the user."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from bayesmeta.draws import Draws, Info
+from bayesmeta.errors import BayesmetaWarning, FileFormatError, NotAvailableError
+from bayesmeta.evidence import Collapsed, Joint, choose
+from bayesmeta.export import FORMAT, as_tensor
+from bayesmeta.fingerprint import differences, fingerprint
+from bayesmeta.hierarchy import Hierarchy
+from bayesmeta.posterior import Posterior
+from bayesmeta.tasks import Columns, Tasks
+
+__all__ = ["load", "read_record"]
+
+
+def load(path: str | PathLike[str], hierarchy: Hierarchy, *, check: bool = True) -> Posterior:
+    """Open a posterior that `Posterior.save` wrote.
+
+    Args:
+        path: The netCDF file.
+        hierarchy: The hierarchy it was fitted with; functions are not in the file.
+        check: Refuse a hierarchy that does not fit the file; with False, only warn.
+
+    Raises:
+        NotAvailableError: There is no such file.
+        FileFormatError: The file is not a saved posterior, or does not fit the hierarchy.
+    """
+    record = read_record(path)
+    parts = _read(Path(path), ["posterior", "sample_stats", "observed_data", "constant_data", "unconstrained_posterior"])
+    tasks = _tasks(record, parts)
+    program = hierarchy.program(tasks)
+    wrong = differences(record["fingerprint"], fingerprint(program, tasks))
+    if wrong:
+        sentence = f"{path} was fitted with another hierarchy: {'; '.join(wrong)}"
+        if check or "log densities" not in wrong[0]:
+            raise FileFormatError(f"{sentence}. Pass the hierarchy of that fit, or check=False to go on")
+        warnings.warn(sentence, BayesmetaWarning, stacklevel=2)
+    info = Info(**record["info"])
+    evidence: Collapsed | Joint = choose(program, tasks, "joint" if info.evidence == "joint" else "exact")
+    return _posterior(hierarchy, tasks, evidence, parts, info)
+
+
+def read_record(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a saved posterior says of itself: how it was fitted, its fingerprint, the layout of its tasks."""
+    if not Path(path).is_file():
+        raise NotAvailableError(f"there is no file {path}")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as root:
+            record = json.loads(root.attrs["bayesmeta"])
+        found = record["format"]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise FileFormatError(
+            f"{path} is not a posterior saved by bayesmeta: {type(error).__name__}: {error}"
+        ) from error
+    if found != FORMAT:
+        raise FileFormatError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
+    return dict(record)
+
+
+def _read(path: Path, names: list[str]) -> dict[str, xr.Dataset]:
+    parts = {}
+    for name in names:
+        try:
+            with xr.open_dataset(path, group=name, engine="h5netcdf") as dataset:
+                parts[name] = dataset.load()
+        except (OSError, KeyError, ValueError) as error:
+            raise FileFormatError(f"{path} lacks the group {name!r}: it was cut short or changed") from error
+    return parts
+
+
+def _tasks(record: dict[str, Any], parts: dict[str, xr.Dataset]) -> Tasks:
+    constant, observed = parts["constant_data"], parts["observed_data"]
+    names = [str(name) for name in constant["task"].values]
+    sizes = [int(size) for size in record["sizes"]]
+    x = as_tensor(constant["x"].values).split(sizes)
+    y = as_tensor(observed[record["fingerprint"]["observed"][0]].values).split(sizes)
+    context = {name: as_tensor(constant[f"context_{name}"].values) for name in record["context"]}
+    tasks = Tasks.from_lists(list(x), list(y), names=names, context=context or None, allow_empty=True)
+    columns = record["columns"]
+    if columns is None:
+        return tasks
+    as_given = columns["x"] if not isinstance(columns["x"], list) else tuple(columns["x"])
+    return replace(tasks, columns=Columns(columns["task"], as_given, columns["y"], tuple(columns["context"])))
+
+
+def _posterior(
+    hierarchy: Hierarchy, tasks: Tasks, evidence: Collapsed | Joint, parts: dict[str, xr.Dataset], info: Info
+) -> Posterior:
+    coordinates = parts["unconstrained_posterior"]
+    stats = {str(name): value.values for name, value in parts["sample_stats"].data_vars.items()}
+    draws = Draws(as_tensor(coordinates["u"].values), stats, {}, info.interrupted, info.seconds["sample"])
+    posterior = Posterior(hierarchy, tasks, evidence, draws, info)
+    if "theta_coordinates" in coordinates:
+        saved = as_tensor(coordinates["theta_coordinates"].values)
+        posterior.__dict__["theta_coordinates"] = torch.flatten(saved, 0, 1)
+    return posterior

@@ -1,0 +1,147 @@
+"""The posterior p(φ | D) with the verbs on it: look at φ and θ, adapt to new tasks, export, save.
+
+A thin face: θ comes from the evidence, adaptation from `bayesmeta.adapt`, files from `bayesmeta.export`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from html import escape
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bayesmeta import export
+from bayesmeta.adapt import Adapted, adapt
+from bayesmeta.draws import Draws, Info
+from bayesmeta.errors import NotAvailableError
+from bayesmeta.evidence import Collapsed, Joint
+from bayesmeta.evidence.conditional import log_evidence, theta_coordinates, theta_values
+from bayesmeta.hierarchy import Hierarchy
+from bayesmeta.mapping import flatten_draws, over_draws
+from bayesmeta.summary import summarise
+from bayesmeta.tasks import Tasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Posterior"]
+
+
+class Posterior:
+    """Draws of p(φ | D), equally weighted, and what can be done with them.
+
+    Attributes:
+        hierarchy: The hierarchy that was fitted.
+        tasks: The tasks it was fitted to.
+        info: How it was done: evidence, settings, times, divergences, versions.
+
+    Made by `bayesmeta.fit` or `bayesmeta.load`. S = chains x draws, T = number of tasks.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, tasks: Tasks, evidence: Collapsed | Joint, draws: Draws, info: Info
+    ) -> None:
+        self.hierarchy = hierarchy
+        self.tasks = tasks
+        self.info = info
+        self.draws = draws
+        self._evidence = evidence
+        self._program = evidence.program
+
+    @property
+    def phi_coordinates(self) -> Tensor:
+        """Unconstrained coordinates of φ (S, q)."""
+        return flatten_draws(self.draws.u)[:, : self._program.structure.phi.size]
+
+    @cached_property
+    def theta_coordinates(self) -> Tensor:
+        """Coordinates of θ (S, T, p) in which the evidence works; under exact evidence drawn on first use."""
+        size = self._program.structure.theta.size
+        if isinstance(self._evidence, Joint):
+            joint = flatten_draws(self.draws.u)[:, self._program.structure.phi.size :]
+            return joint.reshape(len(joint), len(self.tasks), size)
+        return theta_coordinates(self._evidence, self.phi_coordinates, self.info.seed)
+
+    @cached_property
+    def phi(self) -> dict[str, Tensor]:
+        """φ by site, each (S, ...)."""
+        program = self._program
+        values: dict[str, Tensor] = over_draws(
+            program, lambda u: program.phi(u).values, (self.phi_coordinates,), 10_000
+        )
+        return values
+
+    @cached_property
+    def theta(self) -> dict[str, Tensor]:
+        """θ of the tasks of the fit by site, each (S, T, ...)."""
+        return theta_values(self._evidence, self.phi_coordinates, self.theta_coordinates)
+
+    def summary(self, level: str = "phi") -> pd.DataFrame:
+        """Mean, sd, quantiles, effective sizes and R-hat of every element of φ, or of θ (``level="theta"``)."""
+        return summarise(self._chains(level), self.draws.u.shape[:2], self._labels(level))
+
+    def evidence(self, tasks: Tasks) -> Tensor:
+        """log Z_t(φ_s) of tasks under every draw of φ, in nats, (S, T).
+
+        Raises:
+            NotAvailableError: The hierarchy has no exact evidence.
+        """
+        if isinstance(self._evidence, Joint):
+            raise NotAvailableError(
+                "this posterior was fitted jointly over φ and θ; log Z needs tasks that are linear-Gaussian "
+                "(evidence='exact')"
+            )
+        return log_evidence(self._evidence.on(tasks), self.phi_coordinates)
+
+    def adapt(
+        self,
+        tasks: Tasks,
+        *,
+        method: str = "auto",
+        draws: int | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Adapted:
+        """θ of new tasks, p(θ_new | D_new, D), without a refit. See `bayesmeta.adapt.adapt`."""
+        return adapt(self, tasks, method=method, draws=draws, seed=seed, progress=progress)
+
+    def to_arviz(self, *, log_likelihood: bool = True) -> Any:
+        """An ArviZ `InferenceData` (0.x) or xarray `DataTree` (ArviZ 1.x). See `bayesmeta.export`."""
+        return export.to_arviz(self._groups(log_likelihood))
+
+    def save(self, path: str | PathLike[str], *, log_likelihood: bool = True) -> None:
+        """Write everything to one netCDF file, which `bayesmeta.load` and ArviZ open; no pickle."""
+        export.save(self, path, self._groups(log_likelihood))
+
+    def _groups(self, log_likelihood: bool) -> Any:
+        return export.groups(self, log_likelihood=log_likelihood)
+
+    @property
+    def collapsed(self) -> Collapsed | Joint:
+        """What was done about θ: the evidence of the fit's tasks."""
+        return self._evidence
+
+    def _chains(self, level: str) -> dict[str, Tensor]:
+        if level not in ("phi", "theta"):
+            raise NotAvailableError(f"level must be 'phi' or 'theta', got {level!r}")
+        return self.phi if level == "phi" else self.theta
+
+    def _labels(self, level: str) -> dict[str, list[str]]:
+        sites = self._program.structure.phi if level == "phi" else self._program.structure.theta
+        names = None if level == "phi" else self.tasks.names
+        return {site.name: export.labels(site, names) for site in sites}
+
+    def __repr__(self) -> str:
+        chains, draws = self.draws.u.shape[:2]
+        head = f"Posterior of {len(self.tasks):,} tasks, {chains} chains x {draws:,} draws"
+        shown = self.summary()[["mean", "sd", "q05", "q95", "ess_bulk", "r_hat"]]
+        return f"{head}\n{self.info.road}\n{shown.to_string(float_format=lambda v: f'{v:.4g}')}"
+
+    def _repr_html_(self) -> str:
+        chains, draws = self.draws.u.shape[:2]
+        head = f"<b>Posterior</b> of {len(self.tasks):,} tasks, {chains} chains × {draws:,} draws"
+        table = self.summary().to_html(float_format=lambda v: f"{v:.4g}")
+        return f"<div><p>{head}</p><p>{escape(self.info.road)}</p>{table}</div>"

@@ -1,0 +1,196 @@
+"""A hierarchy as pure functions: the user's two Pyro functions, run on given values, one task or many.
+
+`Program` is what the rest of the library calls instead of the user's functions. It knows the sites, runs the
+functions under handlers that put values in and take log densities out, and maps over tasks by
+`torch.func.vmap`. Nothing in it keeps state between calls, so it can be differentiated, batched and traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.utils import _pytree as pytree
+
+from bayesmeta.errors import HierarchyError
+from bayesmeta.sites import Meeting, Sites, Values
+from bayesmeta.tasks import Padded, Tasks
+
+__all__ = ["Phi", "Program", "Row", "Structure", "first_rows", "stacked"]
+
+
+class Row(NamedTuple):
+    """The data of one task, or of many with a leading task axis: x (n, ...), y (n, ...), mask (n,), context."""
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor
+    context: dict[str, Tensor]
+
+    @staticmethod
+    def of(batch: Padded) -> Row:
+        """The tensors of a padded batch, as an argument to map over."""
+        return Row(batch.x, batch.y, batch.mask, dict(batch.context))
+
+
+class Phi(NamedTuple):
+    """One point of φ: constrained values by site, what the hyperprior returned, and log p(φ) with Jacobian."""
+
+    values: dict[str, Tensor]
+    returned: Any
+    log_prior: Tensor
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What was found out about a hierarchy by running it on tasks.
+
+    Attributes:
+        phi: Sites of the hyperprior.
+        theta: Latent sites of the task.
+        observed: Names of the task's observed sites.
+        columns_as_vector: Whether a single input column is handed over as (n,) rather than (n, 1).
+        maskable: Whether rows repeated as padding can be masked out of the task's log density.
+        vectorised: Whether the task runs under `torch.func.vmap`.
+    """
+
+    phi: Sites
+    theta: Sites
+    observed: tuple[str, ...]
+    columns_as_vector: bool = False
+    maskable: bool = True
+    vectorised: bool = True
+
+
+def first_rows(tasks: Tasks) -> Row:
+    """The first observation of each task, for a task without any another task's: what p(θ | φ) may look at."""
+    first = tasks.offsets[:-1].clamp(max=max(tasks.n_observations - 1, 0)).unsqueeze(-1)
+    x, y = (t[first] if len(t) else t.new_zeros((len(first), 1, *t.shape[1:])) for t in (tasks.x, tasks.y))
+    return Row(x, y, torch.ones(len(first), 1, dtype=torch.bool), dict(tasks.context))
+
+
+def stacked(results: list[Any]) -> Any:
+    """Stack a list of equal pytrees of tensors into one pytree with a leading axis."""
+    leaves = [pytree.tree_flatten(result) for result in results]
+    spec = leaves[0][1]
+    columns = zip(*(flat for flat, _ in leaves), strict=True)
+    return pytree.tree_unflatten([torch.stack(list(column)) for column in columns], spec)
+
+
+class Program:
+    """The functions of a hierarchy over unconstrained coordinates.
+
+    Args:
+        hyperprior: The user's p(φ).
+        task: The user's p(θ | φ) p(y | x, θ, φ) for one task.
+        structure: Its sites, as found by `bayesmeta.hierarchy.discover`.
+        centred: Whether the coordinates of a normal θ are θ itself, or θ standardised by its prior.
+    """
+
+    def __init__(
+        self,
+        hyperprior: Callable[[], Any],
+        task: Callable[..., Any],
+        structure: Structure,
+        *,
+        centred: bool = True,
+    ) -> None:
+        self.hyperprior = hyperprior
+        self.task = task
+        self.structure = structure
+        self.centred = centred
+
+    def with_centring(self, centred: bool) -> Program:
+        """The same program in centred or standardised coordinates of θ."""
+        return Program(self.hyperprior, self.task, self.structure, centred=centred)
+
+    def phi(self, u: Tensor) -> Phi:
+        """The point of φ at unconstrained coordinates u (q,)."""
+        return self._phi(Values(self.structure.phi.split(u)))
+
+    def phi_at(self, values: Mapping[str, Tensor]) -> Phi:
+        """The point of φ with these constrained values; `log_prior` then has no Jacobian."""
+        return self._phi(Values(values, constrained=True))
+
+    def _phi(self, handler: Values) -> Phi:
+        with handler:
+            returned = self.hyperprior()
+        met = handler.met
+        total = torch.stack([meeting.log_prob() for meeting in met.values()]).sum()
+        return Phi({name: met[name].value for name in self.structure.phi.names}, returned, total)
+
+    def run(self, handler: Values, phi: Any, x: Tensor, y: Tensor | None, context: Mapping[str, Tensor]) -> Any:
+        """Run the user's task under a handler; `phi` is what the hyperprior returned."""
+        if self.structure.columns_as_vector:
+            x = x.squeeze(-1)
+        with handler:
+            return self.task(phi, x, y, **context)
+
+    def meet(self, phi: Any, v: Tensor, row: Row) -> dict[str, Meeting]:
+        """Every site of one task at unconstrained θ coordinates v (p,)."""
+        handler = Values(self.structure.theta.split(v), centred=self.centred)
+        self.run(handler, phi, row.x, row.y, row.context)
+        return handler.met
+
+    def terms(self, phi: Any, v: Tensor, row: Row) -> tuple[Tensor, Tensor]:
+        """log p(θ | φ) with its Jacobian, and log p(y | x, θ, φ), of one task at coordinates v (p,)."""
+        met = self.meet(phi, v, row)
+        return self._log_prior(met), self._log_likelihood(met, row)
+
+    def log_joint(self, phi: Any, v: Tensor, row: Row) -> Tensor:
+        """log p(y, θ | x, φ) of one task at unconstrained coordinates v (p,), Jacobian included."""
+        log_prior, log_likelihood = self.terms(phi, v, row)
+        return log_prior + log_likelihood
+
+    def _log_prior(self, met: Mapping[str, Meeting]) -> Tensor:
+        return torch.stack([met[name].log_prob() for name in self.structure.theta.names]).sum()
+
+    def _log_likelihood(self, met: Mapping[str, Meeting], row: Row) -> Tensor:
+        sites = [met[name] for name in self.structure.observed]
+        if not self.structure.maskable:
+            return torch.stack([site.log_prob() for site in sites]).sum()
+        return torch.stack([_masked(site.rows_log_prob(), row.mask).sum() for site in sites]).sum()
+
+    def values(self, v: Tensor, phi: Any, row: Row) -> dict[str, Tensor]:
+        """Constrained values of θ at unconstrained coordinates v (p,)."""
+        met = self.meet(phi, v, row)
+        return {name: met[name].value for name in self.structure.theta.names}
+
+    def coordinates(self, values: Mapping[str, Tensor], phi: Any, row: Row) -> Tensor:
+        """Unconstrained coordinates (p,) of values of θ: the inverse of `values`, centred."""
+        handler = Values(values, constrained=True)
+        self.run(handler, phi, row.x, row.y, row.context)
+        return self._coordinates(handler.met)
+
+    def drawn(self, phi: Any, row: Row) -> Tensor:
+        """Unconstrained coordinates (p,) of a draw from p(θ | φ)."""
+        handler = Values()
+        self.run(handler, phi, row.x, row.y, row.context)
+        return self._coordinates(handler.met)
+
+    def _coordinates(self, met: Mapping[str, Meeting]) -> Tensor:
+        sites = [met[name] for name in self.structure.theta.names]
+        return torch.cat([biject_to(site.fn.support).inv(site.value).reshape(-1) for site in sites])
+
+    def over_tasks(self, fn: Callable[..., Any], *, randomness: str = "error") -> Callable[..., Any]:
+        """`fn` over a leading task axis of all its arguments: by vmap, or by a loop where that fails."""
+        if self.structure.vectorised:
+            return torch.func.vmap(fn, randomness=randomness)
+        return lambda *args: _loop(fn, args)
+
+
+def _masked(terms: Tensor, mask: Tensor) -> Tensor:
+    """Zero where the mask over observations (n,) is false; terms are (n, ...)."""
+    return torch.where(mask.reshape(mask.shape + (1,) * (terms.dim() - 1)), terms, 0.0)
+
+
+def _loop(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    leaves, spec = pytree.tree_flatten(args)
+    if not leaves:
+        raise HierarchyError("a loop over tasks needs at least one argument with a task axis")
+    pick = range(leaves[0].shape[0])
+    return stacked([fn(*pytree.tree_unflatten([leaf[i] for leaf in leaves], spec)) for i in pick])

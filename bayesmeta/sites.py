@@ -1,0 +1,271 @@
+"""Sites and their coordinates: what a Pyro function samples, and how values map to the real line.
+
+Every latent site lives in unconstrained coordinates: ``value = biject_to(support)(u)``, and its log density
+carries ``log |d value / d u|``. The transform is taken from the distribution met while running, so that a
+support may depend on other sites (a uniform whose upper bound is sampled).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Independent, constraints
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from bayesmeta.errors import HierarchyError
+
+__all__ = ["Meeting", "Site", "Sites", "Values", "draw", "elementwise_log_prob", "element_labels", "place", "quiet_pyro"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample site: its name, the family of its distribution, its shape, its support and its plates.
+
+    `plates` names each axis of the shape by the plate it belongs to, None where it belongs to none.
+    """
+
+    name: str
+    family: str
+    shape: tuple[int, ...]
+    support: Any
+    unconstrained_shape: tuple[int, ...]
+    plates: tuple[str | None, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of unconstrained coordinates."""
+        return math.prod(self.unconstrained_shape)
+
+    def describe_support(self) -> str:
+        """The support in a word: ``real``, ``positive``, ``corr_cholesky``, ..."""
+        return describe_support(self.support)
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Latent sites in the order in which they were met, laid out one after the other in one flat vector."""
+
+    items: tuple[Site, ...]
+    names: tuple[str, ...] = field(init=False)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(site.name for site in self.items))
+        object.__setattr__(self, "size", sum(site.size for site in self.items))
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def split(self, u: Tensor) -> dict[str, Tensor]:
+        """Cut a flat vector (size,) into one unconstrained tensor per site."""
+        parts, start = {}, 0
+        for site in self.items:
+            parts[site.name] = u[start : start + site.size].reshape(site.unconstrained_shape)
+            start += site.size
+        return parts
+
+    def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Constrained values laid out one after the other (as they are, not unconstrained)."""
+        return torch.cat([values[site.name].reshape(-1) for site in self.items])
+
+    def labels(self) -> list[str]:
+        """One label per constrained element: ``mu``, ``L[0,1]``, ..."""
+        return [label for site in self.items for label in element_labels(site.name, site.shape)]
+
+
+def element_labels(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Names of the elements of a tensor: ``["b[0]", "b[1]"]``; a scalar keeps its own name."""
+    if not shape:
+        return [name]
+    index = torch.cartesian_prod(*[torch.arange(k) for k in shape]).reshape(-1, len(shape))
+    return [f"{name}[{','.join(str(int(i)) for i in row)}]" for row in index]
+
+
+def describe_support(support: Any) -> str:
+    """A constraint in a word."""
+    if isinstance(support, constraints.independent):
+        return describe_support(support.base_constraint)
+    known = {constraints.real: "real", constraints.positive: "positive", constraints.nonnegative: "positive"}
+    if support in known:
+        return known[support]
+    return type(support).__name__.removeprefix("_").replace("CorrCholesky", "corr_cholesky").lower()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What was seen of one site in one run: its distribution, its value and its log density terms.
+
+    `placed` is the log density of a latent site in its coordinates, Jacobian included, where coordinates
+    were given; `plates` are the names and (negative) batch axes of the plates that the site stands in.
+    """
+
+    name: str
+    fn: Any
+    value: Tensor
+    observed: bool
+    scale: Any = 1.0
+    mask: Any = None
+    placed: Tensor | None = None
+    plates: tuple[tuple[str, int], ...] = ()
+
+    def log_prob(self) -> Tensor:
+        """Log density of the site, summed; in the coordinates it was given in, if it was."""
+        terms = self.fn.log_prob(self.value) if self.placed is None else self.placed
+        total: Tensor = scale_and_mask(terms, self.scale, self.mask).sum()
+        return total
+
+    def rows_log_prob(self) -> Tensor:
+        """Log density before any sum over an `Independent`: its leading axis runs over the observations."""
+        terms: Tensor = scale_and_mask(elementwise_log_prob(self.fn, self.value), self.scale, self.mask)
+        return terms
+
+
+def place(fn: Any, u: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
+    """The value of a site at unconstrained coordinates u, and its log density there, Jacobian included.
+
+    Not centred, a normal site is ``loc + scale u`` with u standard normal: the prior of u then does not depend
+    on φ, which takes the funnel out of the joint density (Papaspiliopoulos, Roberts, Sköld 2007).
+    """
+    base = _base(fn)
+    if not centred and type(base).__name__ in ("Normal", "LogNormal", "MultivariateNormal"):
+        return _standard(base, u)
+    transform = biject_to(fn.support)
+    value = transform(u)
+    log_jacobian = transform.log_abs_det_jacobian(u, value)
+    log_prob = fn.log_prob(value)
+    if log_jacobian.dim() > log_prob.dim():
+        log_jacobian = log_jacobian.sum(tuple(range(log_prob.dim(), log_jacobian.dim())))
+    return value, log_prob + log_jacobian
+
+
+def _base(fn: Any) -> Any:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def _standard(base: Any, u: Tensor) -> tuple[Tensor, Tensor]:
+    log_prob = -0.5 * (u.square() + math.log(2 * math.pi))
+    if type(base).__name__ == "MultivariateNormal":
+        return base.loc + (base.scale_tril * u.unsqueeze(-2)).sum(-1), log_prob.sum(-1)
+    value = base.loc + base.scale * u
+    return (value.exp() if type(base).__name__ == "LogNormal" else value), log_prob
+
+
+def elementwise_log_prob(fn: Any, value: Tensor) -> Tensor:
+    """Log density at the base of (nested) `Independent` distributions."""
+    terms: Tensor = _base(fn).log_prob(value)
+    return terms
+
+
+class Values(Messenger):  # type: ignore[misc]
+    """A Pyro handler that gives each latent site its value and keeps what every site said.
+
+    Args:
+        values: Value by site name, unconstrained or constrained.
+        constrained: Whether `values` are values, or coordinates to be mapped through `biject_to(support)`.
+        centred: Whether coordinates of normal sites are the values themselves, or standardised.
+        fallback: Called as ``fallback(name, fn)`` for a latent site that has no value; without it, the site
+            is drawn from its distribution.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor] | None = None,
+        *,
+        constrained: bool = False,
+        centred: bool = True,
+        fallback: Callable[[str, Any], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.values = values or {}
+        self.constrained = constrained
+        self.centred = centred
+        self.fallback = fallback
+        self.met: dict[str, Meeting] = {}
+        self._placed: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or _is_subsample(msg):
+            return
+        name = msg["name"]
+        if name not in self.values:
+            msg["value"] = draw(msg["fn"]) if self.fallback is None else self.fallback(name, msg["fn"])
+        elif self.constrained:
+            msg["value"] = self.values[name]
+        else:
+            plain = self.centred or msg["mask"] is not None or not _unscaled(msg["scale"])
+            msg["value"], self._placed[name] = place(msg["fn"], self.values[name], plain)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if _is_subsample(msg) or msg["infer"].get("_deterministic", False):
+            return
+        name = msg["name"]
+        self.met[name] = Meeting(
+            name,
+            msg["fn"],
+            msg["value"],
+            bool(msg["is_observed"]),
+            msg["scale"],
+            msg["mask"],
+            self._placed.get(name),
+            tuple((frame.name, frame.dim) for frame in msg["cond_indep_stack"] if frame.vectorized),
+        )
+
+    def _pyro_param(self, msg: Any) -> None:
+        raise HierarchyError(
+            f"the model calls pyro.param({msg['name']!r}); a hierarchy has no free parameters: "
+            "give it a prior with pyro.sample in the hyperprior"
+        )
+
+
+def draw(fn: Any) -> Tensor:
+    """A draw from a distribution, in operations that `torch.func.vmap` can give fresh randomness per draw.
+
+    torch's own samplers fill tensors in place, which vmap refuses; the inverse distribution function serves.
+    """
+    base = _base(fn)
+    name = type(base).__name__
+    if name == "MultivariateNormal":
+        return base.loc + (base.scale_tril * torch.randn(base.shape()).unsqueeze(-2)).sum(-1)
+    if name == "StudentT":
+        chi2 = 2 * torch._standard_gamma((base.df / 2).expand(base.shape()))
+        return base.loc + base.scale * torch.randn(base.shape()) * torch.rsqrt(chi2 / base.df)
+    try:
+        uniform = torch.rand(base.shape(), dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
+        value: Tensor = base.icdf(uniform)
+    except (NotImplementedError, AttributeError):
+        value = fn.sample()
+    return value
+
+
+def _unscaled(scale: Any) -> bool:
+    return isinstance(scale, (int, float)) and scale == 1
+
+
+def _is_subsample(msg: Any) -> bool:
+    return type(msg["fn"]).__name__ == "_Subsample"
+
+
+@contextmanager
+def quiet_pyro() -> Iterator[None]:
+    """Run user functions in double precision and without Pyro's validation; restores both afterwards."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
