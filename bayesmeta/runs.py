@@ -97,7 +97,7 @@ def check_output(out: Path, level: float) -> None:
 def save_run(out: Path, model: shelf.ModelFile, posterior: Posterior, config: presets.Config) -> None:
     """Write a run's four files into its folder."""
     posterior.save(out / "posterior.nc")
-    posterior.summary().to_csv(out / "summary.csv")
+    posterior.summary().to_csv(out / "summary.csv", index_label="parameter")
     if model.path.resolve() != (out / "model.py").resolve():
         shutil.copyfile(model.path, out / "model.py")
     info = posterior.info

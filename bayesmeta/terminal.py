@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,9 @@ def show_shelf(kind: shelf.Kind, hint: str) -> None:
 def show_fit(posterior: Posterior, folder: Path) -> None:
     """The summary of a fit, the road it took, and what it cost."""
     info, frame = posterior.info, posterior.summary()
-    table = Table("", *(escape(str(column)) for column in frame.columns))
+    table = Table("")
+    for column in frame.columns:
+        table.add_column(escape(str(column)), overflow="fold")
     for label, *values in frame.head(MAX_ROWS).itertuples():
         table.add_row(escape(str(label)), *(_number(value) for value in values))
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in info.seconds.items())
@@ -102,6 +105,8 @@ def _rest(count: int, what: str) -> str:
 
 
 def _k_hat(value: float) -> str:
+    if value == -math.inf:  # all weights equal: nothing was learnt about phi
+        return "-"
     return f"[yellow]{value:.2f}[/]" if value > SUSPECT else f"{value:.2f}"
 
 
