@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.tools import FORMS, Tool
+from benchmarks.tools import Tool
 
 __all__ = ["Place", "busy_share", "least_ess", "measure", "worst_r_hat"]
 
@@ -77,7 +77,7 @@ def _command(tool: Tool, place: Place, draws: Path, seed: int, started: float) -
         "--draws": budget.draws,
         "--tune": budget.tune,
         "--seed": seed,
-        "--form": FORMS[place.kind],
+        "--form": tool.form(place.kind),
     }
     words = [str(word) for pair in given.items() for word in pair]
     return [str(place.python), "-m", f"benchmarks.workers.{tool.worker}", *words, *tool.options]

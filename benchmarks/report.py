@@ -25,6 +25,7 @@ HEADER = (
     "import s",
     "compile s",
     "sample s",
+    "θ s",
     "least ESS",
     "R-hat",
     "div.",
@@ -44,12 +45,12 @@ sampling, warm-up included, without the imports. Least ESS is ArviZ's bulk ESS, 
 components of φ, computed in the same way from every tool's draws; R-hat is the largest. The cache is that
 of the tool's compiler on disk: *empty* is the first fit ever of a model and shape, *warm* the next process.
 µs per gradient is the sampling time over all gradients, warm-up included, of all chains; Pyro's potential
-is timed alone, with one thread or all, whichever is faster. The peers' models are decentred on radon and
-centred on the linear problems: both were tried, and this is what gives each peer the most ESS per second.
-All peers draw θ as well as φ; bayesmeta draws θ in the row that says so. The linear tasks have 11
-observations each and noise and spread as in radon. NumPyro and PyMC + nutpie run in float64 with 2 chains
-side by side, 1,000 draws after 1,000 of warm-up, as bayesmeta does; Pyro runs one chain of 200 after 200.
-Runs are one after another; medians over the runs."""
+is timed alone, with one thread or all, whichever is faster. The peers' models are written decentred and
+centred; the goals are held against the form that gives the peer more ESS per second (decentred on radon,
+centred on the linear problems). All peers draw θ as well as φ; bayesmeta draws θ in the row that says so.
+The linear tasks have 11 observations each and noise and spread as in radon. NumPyro and PyMC + nutpie run
+in float64 with 2 chains side by side, 1,000 draws after 1,000 of warm-up, as bayesmeta does; Pyro runs one
+chain of 200 after 200. Runs are one after another; medians over the runs."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,16 @@ def _problem_sheet(rows: list[Row], problem: Problem, tools: tuple[Tool, ...]) -
     for tool in tools:
         for row in _of(rows, problem.name, tool.name):
             if tool.what == "fit":
-                lines.append([tool.title, row["cache"], *_fit_cells(row)])
+                lines.append([_title(tool, row), row["cache"], *_fit_cells(row)])
             elif tool.what == "gradient":
                 empty = ["–"] * (len(HEADER) - 4)
-                cells = [tool.title, row["cache"], str(row["runs"]), *empty]
+                cells = [_title(tool, row), row["cache"], str(row["runs"]), *empty]
                 lines.append([*cells[:-1], _number(row["us_per_gradient"]), _number(row["peak_mb"])])
     return Sheet(problem.title[0].upper() + problem.title[1:], HEADER, lines)
 
 
 def _fit_cells(row: Row) -> list[str]:
-    names = ["runs", "cold_s", "import_s", "compile_s", "sample_s", "ess", "r_hat", "divergences"]
+    names = ["runs", "cold_s", "import_s", "compile_s", "sample_s", "theta_s", "ess", "r_hat", "divergences"]
     cells = {name: _number(row.get(name)) for name in [*names, "ess_per_s_fit", "us_per_gradient", "peak_mb"]}
     if row.get("r_hat") is not None:
         cells["r_hat"] = f"{row['r_hat']:.3f}"
@@ -122,7 +123,7 @@ def _ratio_sheet(rows: list[Row], problems: tuple[Problem, ...], tools: tuple[To
                 peer = _at(rows, problem.name, tool.name, cache)
                 if ours is None or peer is None:
                     continue
-                lines.append([problem.title, tool.title, cache, *_ratios(ours, peer, problem, tool)])
+                lines.append([problem.title, _title(tool, peer), cache, *_ratios(ours, peer, problem, tool)])
     return Sheet("bayesmeta beside the others", header, lines)
 
 
@@ -134,6 +135,10 @@ def _ratios(ours: Row, peer: Row, problem: Problem, tool: Tool) -> list[str]:
     cold = peer["cold_s"] / ours["cold_s"]
     more = ours["ess_per_s_fit"] / peer["ess_per_s_fit"]
     return [f"{cold:.1f}", f"{more:.1f}", "–" if goal is None else f"{goal:g}"]
+
+
+def _title(tool: Tool, row: Row) -> str:
+    return f"{tool.title}, {row['form']}" if "form" in row else tool.title
 
 
 def _adapt_sheet(rows: list[Row]) -> Sheet:

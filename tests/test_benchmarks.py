@@ -138,13 +138,13 @@ def test_an_unknown_name_lists_the_valid_ones() -> None:
 
 def test_medians_and_ratios(tmp_path: Path) -> None:
     ours = [a_row(repeat=i, cold_s=cold, us_per_gradient=20.0) for i, cold in enumerate((3.0, 4.0, 9.0))]
-    peer = a_row(tool="numpyro", cold_s=10.0, ess_per_s_fit=50.0)
+    peer = a_row(tool="numpyro", cold_s=10.0, ess_per_s_fit=50.0, form="centred")
     potential = a_row(tool="pyro-potential", cache="none", us_per_gradient=3000.0, peak_mb=240)
     store = Store(tmp_path / "speed.json", [*ours, peer, potential])
     assert [row["cold_s"] for row in report.medians(store)][:2] == [4.0, 10.0]
     pages = {page.title: page for page in report.sheets(store, PROBLEMS, TOOLS)}
     ratios = pages["bayesmeta beside the others"].rows
-    assert [LINEAR.title, "NumPyro", "empty", "2.5", "6.0", "–"] in ratios
+    assert [LINEAR.title, "NumPyro, centred", "empty", "2.5", "6.0", "–"] in ratios
     assert any("µs per gradient: 150.0" in line for line in ratios)
 
 

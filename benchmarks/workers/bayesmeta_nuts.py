@@ -10,6 +10,8 @@ from benchmarks.workers.common import Clock, arguments, finish, load
 def main() -> None:
     args = arguments()
     clock = Clock(args.started)
+    import nutpie  # noqa: F401  (imported by the fit when it first samples; with the imports, as for PyMC)
+
     import bayesmeta as bm
     from benchmarks.workers.bayesmeta_models import hierarchy, tasks
 
