@@ -54,7 +54,8 @@ class Job:
     @property
     def title(self) -> str:
         """A line for the terminal."""
-        return f"{self.problem.title} · {self.tool.title} · cache {self.cache} · run {self.repeat + 1}"
+        form = f", {self.tool.form(self.problem.kind)}" if self.tool.peer else ""
+        return f"{self.problem.title} · {self.tool.title}{form} · cache {self.cache} · run {self.repeat + 1}"
 
 
 def jobs(problems: tuple[Problem, ...], tools: tuple[Tool, ...], repeats: int) -> Iterator[Job]:

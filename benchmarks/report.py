@@ -118,9 +118,9 @@ def _ratio_sheet(rows: list[Row], problems: tuple[Problem, ...], tools: tuple[To
         for tool in tools:
             if tool.name.startswith("bayesmeta"):
                 continue
-            for cache in ("empty", "warm"):
+            for cache in ("empty", "warm", "none"):
                 ours = _at(rows, problem.name, "bayesmeta", cache)
-                peer = _at(rows, problem.name, tool.name, cache)
+                peer = _at(rows, problem.name, tool.name, cache) or _at(rows, problem.name, tool.name, "none")
                 if ours is None or peer is None:
                     continue
                 lines.append([problem.title, _title(tool, peer), cache, *_ratios(ours, peer, problem, tool)])
@@ -164,11 +164,8 @@ def _of(rows: list[Row], problem: str, tool: str) -> list[Row]:
 
 
 def _at(rows: list[Row], problem: str, tool: str, cache: str) -> Row | None:
-    """The row with the cache in this state; a tool measured in one state only is given for both."""
-    found = {row["cache"]: row for row in _of(rows, problem, tool)}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    return found.get(cache)
+    """The row with the cache in this state, if there is one."""
+    return next((row for row in _of(rows, problem, tool) if row["cache"] == cache), None)
 
 
 def _number(value: Any) -> str:

@@ -90,7 +90,7 @@ TOOLS = (
     Tool("bayesmeta", "bayesmeta", "fit", "bayesmeta_nuts"),
     Tool(
         "bayesmeta-theta",
-        "bayesmeta, and θ of every task",
+        "bayesmeta + θ",
         "fit",
         "bayesmeta_nuts",
         caches=(WARM,),

@@ -144,6 +144,7 @@ def test_medians_and_ratios(tmp_path: Path) -> None:
     assert [row["cold_s"] for row in report.medians(store)][:2] == [4.0, 10.0]
     pages = {page.title: page for page in report.sheets(store, PROBLEMS, TOOLS)}
     ratios = pages["bayesmeta beside the others"].rows
+    assert [line[2] for line in ratios] == ["empty", "empty"]
     assert [LINEAR.title, "NumPyro, centred", "empty", "2.5", "6.0", "–"] in ratios
     assert any("µs per gradient: 150.0" in line for line in ratios)
 
