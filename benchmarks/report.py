@@ -34,7 +34,7 @@ HEADER = (
     "MB",
 )
 
-# issue: what is to be reached, as (problem, peer): times the peer's least ESS per second of fitting
+# what is to be reached, as (problem, peer): times the peer's least ESS per second of fitting
 GOALS = {("linear-2000", "numpyro"): 30.0, ("linear-2000", "pymc-nutpie"): 10.0, ("radon", "pyro"): 50.0}
 GRADIENT_GOAL = 20.0
 
