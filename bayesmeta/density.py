@@ -155,11 +155,21 @@ def constants(graph: GraphModule, moving: set[Node], data: Sequence[Tensor]) -> 
 
 
 def compiled(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Callable[..., Sequence[Tensor]]:
-    """The graph through inductor, for one thread; chains are the parallelism."""
+    """The graph through inductor, for one thread; chains are the parallelism.
+
+    The shape environment is what inductor's cache on disk asks for. Which vector instructions the processor has
+    is read from the processor, not found by compiling test programs, which halves the first compile.
+    """
+    from torch._guards import TracingContext, tracing
     from torch._inductor import compile as inductor
     from torch._inductor import config
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    with torch.no_grad(), config.patch({"cpp.threads": 1, "fx_graph_cache": True}):
+    options = {"cpp.threads": 1, "fx_graph_cache": True, "cpp.vec_isa_ok": True}
+    context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
+    with torch.no_grad(), config.patch(options), tracing(context), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # inductor's own, about torch
         code: Callable[..., Sequence[Tensor]] = inductor(graph, list(inputs))  # type: ignore[no-untyped-call]
         code(*inputs)
     return code

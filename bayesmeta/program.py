@@ -44,6 +44,11 @@ class Phi(NamedTuple):
     returned: Any
     log_prior: Tensor
 
+    def detached(self) -> Phi:
+        """The same point as a constant: nothing differentiates through it."""
+        values, returned = pytree.tree_map_only(Tensor, torch.detach, (self.values, self.returned))
+        return Phi(values, returned, self.log_prior.detach())
+
 
 @dataclass(frozen=True)
 class Structure:

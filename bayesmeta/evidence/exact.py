@@ -23,7 +23,7 @@ from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Task, Tasks
 
-__all__ = ["Exact", "expansion", "is_quadratic", "probe_rows"]
+__all__ = ["Exact", "expansion", "is_quadratic", "probe_rows", "row_of"]
 
 DISTANCES = (0.3, 3.0, 30.0, 300.0)
 TOLERANCE = 1e-9

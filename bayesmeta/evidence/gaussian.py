@@ -1,99 +1,140 @@
 """Gaussians over θ, one per task: precision matrices of a few dimensions, batched over tasks.
 
-`torch.linalg` calls LAPACK once per matrix of a batch; for tiny matrices that call is the cost. Up to
-`UNROLL` dimensions the Cholesky factor is therefore written out element by element, which a compiler fuses
-into one loop over tasks.
+`torch.linalg` calls LAPACK once per matrix of a batch; for tiny matrices that call is the cost. Up to `UNROLL`
+dimensions the Cholesky factor is therefore written out element by element, each element a tensor over tasks,
+which a compiler fuses into one loop.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["LOG_2PI", "Gaussian", "log_integral"]
+__all__ = ["LOG_2PI", "Gaussian", "dot", "log_integral"]
 
-UNROLL = 6
+UNROLL = 5
 LOG_2PI = math.log(2 * math.pi)
+
+Vector = list[Tensor]
+Matrix = list[list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """exp(b'θ - θ'Pθ/2): precision P (..., p, p) and b = P mean (..., p), with the Cholesky factor of P."""
+    """exp(b'θ - θ'Pθ/2) by the lower Cholesky factor L of P and by L⁻¹b.
 
-    columns: tuple[tuple[Tensor, ...], ...] | Tensor
-    b: Tensor
+    Elements are tensors over tasks (...); vectors and matrices are lists of them.
+    """
+
+    factor: Matrix
+    white: Vector
 
     @staticmethod
     def of(precision: Tensor, b: Tensor) -> Gaussian:
-        """From a precision matrix (..., p, p) and the linear term b (..., p)."""
-        p = precision.shape[-1]
-        if p > UNROLL:
-            return Gaussian(torch.linalg.cholesky(precision), b)
-        return Gaussian(_cholesky(precision, p), b)
+        """From precision matrices (..., p, p) and linear terms b (..., p)."""
+        return Gaussian.from_elements([list(row.unbind(-1)) for row in precision.unbind(-2)], list(b.unbind(-1)))
+
+    @staticmethod
+    def from_elements(precision: Matrix, b: Vector) -> Gaussian:
+        """From the elements of P (its lower triangle is used) and b."""
+        factor = _cholesky(precision) if len(b) <= UNROLL else _cholesky_by_lapack(precision)
+        return Gaussian(factor, _solve_lower(factor, b))
 
     def log_det(self) -> Tensor:
         """log det P (...)."""
-        if isinstance(self.columns, Tensor):
-            return 2 * self.columns.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return 2 * _total([row[-1].log() for row in self.columns])
+        return 2 * _total([self.factor[i][i].log() for i in range(len(self.factor))])
 
     def half_quadratic(self) -> Tensor:
-        """b' P^-1 b / 2 (...)."""
-        return 0.5 * self._whitened().square().sum(-1)
+        """b' P⁻¹ b / 2 (...)."""
+        return 0.5 * _total([w * w for w in self.white])
 
-    def mean(self) -> Tensor:
-        """P^-1 b (..., p)."""
-        return self._solve_transposed(self._whitened())
+    def mean(self) -> Vector:
+        """P⁻¹ b."""
+        return _solve_upper(self.factor, self.white)
+
+    def covariance(self) -> Matrix:
+        """P⁻¹."""
+        p = len(self.white)
+        inverse = _inverse_lower(self.factor)
+        lower = [
+            [_total([inverse[k][i] * inverse[k][j] for k in range(i, p)]) for j in range(i + 1)] for i in range(p)
+        ]
+        return [[lower[max(i, j)][min(i, j)] for j in range(p)] for i in range(p)]
 
     def sample(self, z: Tensor) -> Tensor:
-        """Draws from standard normal z (..., p)."""
-        return self._solve_transposed(self._whitened() + z)
+        """Draws (..., p) from standard normal z (..., p)."""
+        noisy = [w + noise for w, noise in zip(self.white, z.unbind(-1), strict=True)]
+        return torch.stack(_solve_upper(self.factor, noisy), -1)
 
-    def _whitened(self) -> Tensor:
-        """L^-1 b, where P = L L'."""
-        if isinstance(self.columns, Tensor):
-            return torch.linalg.solve_triangular(self.columns, self.b.unsqueeze(-1), upper=False).squeeze(-1)
-        out: list[Tensor] = []
-        for i, row in enumerate(self.columns):
-            rest = [row[j] * out[j] for j in range(i)]
-            out.append((self.b[..., i] - _total(rest) if rest else self.b[..., i]) / row[i])
-        return torch.stack(out, -1)
-
-    def _solve_transposed(self, w: Tensor) -> Tensor:
-        """L^-T w."""
-        if isinstance(self.columns, Tensor):
-            return torch.linalg.solve_triangular(self.columns.mT, w.unsqueeze(-1), upper=True).squeeze(-1)
-        p = len(self.columns)
-        out: dict[int, Tensor] = {}
-        for i in reversed(range(p)):
-            rest = [self.columns[j][i] * out[j] for j in range(i + 1, p)]
-            out[i] = (w[..., i] - _total(rest) if rest else w[..., i]) / self.columns[i][i]
-        return torch.stack([out[i] for i in range(p)], -1)
+    def columns(self) -> list[Vector]:
+        """The columns of a square root of P⁻¹: those of L⁻ᵀ."""
+        return _inverse_lower(self.factor, transposed=True)
 
 
 def log_integral(log_peak: Tensor, gaussian: Gaussian) -> Tensor:
     """log of the integral over θ of exp(log_peak + b'θ - θ'Pθ/2), shape (...)."""
-    p = gaussian.b.shape[-1]
+    p = len(gaussian.white)
     return log_peak + gaussian.half_quadratic() + 0.5 * (p * LOG_2PI - gaussian.log_det())
 
 
-def _cholesky(a: Tensor, p: int) -> tuple[tuple[Tensor, ...], ...]:
-    rows: list[tuple[Tensor, ...]] = []
-    for i in range(p):
-        row: list[Tensor] = []
-        for j in range(i + 1):
-            known = [row[k] * (row[k] if j == i else rows[j][k]) for k in range(j)]
-            rest = a[..., i, j] - _total(known) if known else a[..., i, j]
-            row.append(rest.sqrt() if i == j else rest / rows[j][j])
-        rows.append(tuple(row))
-    return tuple(rows)
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """The inner product of two vectors of elements; a fused sum, where a matrix product would be a call."""
+    return _total([x * y for x, y in zip(a, b, strict=True)])
 
 
-def _total(terms: list[Tensor]) -> Tensor:
+def _total(terms: Sequence[Tensor]) -> Tensor:
     total = terms[0]
     for term in terms[1:]:
         total = total + term
     return total
+
+
+def _cholesky(a: Matrix) -> Matrix:
+    rows: Matrix = []
+    for i in range(len(a)):
+        row: Vector = []
+        for j in range(i + 1):
+            rest = a[i][j] - dot(row, (rows[j] if j < i else row)[:j]) if j else a[i][j]
+            row.append(rest.sqrt() if i == j else rest / rows[j][j])
+        rows.append(row)
+    return rows
+
+
+def _cholesky_by_lapack(a: Matrix) -> Matrix:
+    full = torch.stack([torch.stack(torch.broadcast_tensors(*row), -1) for row in a], -2)
+    return [list(row.unbind(-1)) for row in torch.linalg.cholesky(full).unbind(-2)]
+
+
+def _solve_lower(factor: Matrix, b: Vector) -> Vector:
+    out: Vector = []
+    for i in range(len(b)):
+        rest = b[i] - dot(factor[i][:i], out) if i else b[i]
+        out.append(rest / factor[i][i])
+    return out
+
+
+def _solve_upper(factor: Matrix, w: Vector) -> Vector:
+    """L⁻ᵀ w."""
+    p = len(w)
+    out: dict[int, Tensor] = {}
+    for i in reversed(range(p)):
+        known = [factor[j][i] * out[j] for j in range(i + 1, p)]
+        out[i] = (w[i] - _total(known) if known else w[i]) / factor[i][i]
+    return [out[i] for i in range(p)]
+
+
+def _inverse_lower(factor: Matrix, *, transposed: bool = False) -> Matrix:
+    """The rows of L⁻¹ (lower triangle), or with `transposed` the full columns of L⁻ᵀ, which are those rows."""
+    p = len(factor)
+    inverse: Matrix = []
+    for i in range(p):
+        diagonal = factor[i][i].reciprocal()
+        row = [-dot(factor[i][j:i], [inverse[k][j] for k in range(j, i)]) * diagonal for j in range(i)]
+        inverse.append([*row, diagonal])
+    if transposed:
+        return [[*row, *[torch.zeros_like(row[0])] * (p - len(row))] for row in inverse]
+    return inverse

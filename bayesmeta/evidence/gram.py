@@ -17,7 +17,6 @@ is checked by evaluating (`Gram.fits`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from bayesmeta.evidence.exact import DISTANCES, TOLERANCE, Exact, expansion, probe_rows
-from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, log_integral
+from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, dot, log_integral
 from bayesmeta.program import Phi, Program, Row, first_rows
 from bayesmeta.sites import Meeting, quiet_pyro
 from bayesmeta.tasks import Tasks
@@ -36,15 +35,33 @@ CHUNK_CELLS = 4_000_000
 
 
 class Blocks(NamedTuple):
-    """What is left of the tasks: blocks of D'D over w = [-β, 1], counts, and one row each for the prior."""
+    """What is left of the tasks: blocks of D'D over w = [-β, 1], counts, and one row each for the prior.
 
-    aa: Tensor  # (T, p, p)
-    aw: Tensor  # (T, p, m)
-    ww: Tensor  # (T, m, m)
+    The task axis comes last, so that each element is one contiguous vector over tasks.
+    """
+
+    aa: Tensor  # (p, p, T)
+    aw: Tensor  # (p, m, T)
+    ww: Tensor  # (m, m, T)
     n: Tensor  # (T,)
     ww_sum: Tensor  # (m, m)
     n_sum: Tensor  # ()
     rows: Row  # one row per task, or one in all where neither prior nor scale depends on the task
+
+
+class Prior(NamedTuple):
+    """log p(θ | φ) = h + g'θ - θ'Λθ/2 and the precision 1/σ² of the observations; elements are () or (T,)."""
+
+    h: Tensor
+    g: list[Tensor]
+    precision: list[list[Tensor]]
+    weight: Tensor
+
+    def detached(self) -> Prior:
+        """The same numbers as constants."""
+        g = [element.detach() for element in self.g]
+        precision = [[element.detach() for element in row] for row in self.precision]
+        return Prior(self.h.detach(), g, precision, self.weight.detach())
 
 
 class Gram:
@@ -90,68 +107,73 @@ class Gram:
         return Gram(self.program, tasks, self.entering, self.shared)
 
     def total(self, phi: Phi, data: Any) -> Tensor:
-        """Σ_t log Z_t(φ); with a shared scale, sums over tasks of y'y and n were taken beforehand."""
+        """Σ_t log Z_t(φ), with its first derivative in φ by Fisher's identity.
+
+        ∇ log Z = E[∇ log p(y, θ | φ)] under p(θ | φ, D): the expectation needs only the moments of θ, which are
+        held constant, so that the derivative never passes through a Cholesky factor and what runs over tasks
+        is evaluated once, forwards. Second derivatives in φ are not those of log Z.
+        """
         blocks = Blocks(*data)
-        if not self.shared:
-            return self.per_task(phi, data).sum()
-        w, sigma = self._w(phi), self._scale(phi, blocks)[0]
-        fit = log_integral(*self._gaussian(phi, blocks)).sum()
-        residual = (w * (blocks.ww_sum * w).sum(-1)).sum()
-        return fit - 0.5 * blocks.n_sum * (LOG_2PI + 2 * sigma.log()) - 0.5 * residual / sigma.square()
+        w = self._w(phi)
+        prior = self._prior(phi, blocks)
+        gaussian = _conditional(prior.detached(), w.detach(), blocks)
+        value = _over(log_integral(prior.h.detach(), gaussian), blocks.n)
+        mean = gaussian.mean()
+        square = _second_moment(mean, gaussian)
+        p, m = range(len(mean)), range(len(w))
+        fitted = [dot([blocks.aw[i, k] for i in p], mean) for k in m]
+        energy = dot([blocks.aa[i, j] for i in p for j in p], [square[i][j] for i in p for j in p])
+        # where all tasks share the prior, sums over tasks come first, and φ meets a handful of numbers
+        add = torch.sum if self.shared else torch.Tensor.detach
+        count = blocks.n.numel() if self.shared else 1
+        moments = [add(element) for row in square for element in row]
+        given_theta = count * prior.h + dot(prior.g, [add(element) for element in mean])
+        given_theta = given_theta - 0.5 * dot([element for row in prior.precision for element in row], moments)
+        given_data = prior.weight * (dot(list(w), [add(element) for element in fitted]) - 0.5 * add(energy))
+        expected = given_theta.sum() + given_data.sum()
+        return expected + (value - expected).detach() + self._likelihood_constant(w, prior.weight, blocks)
+
+    def _likelihood_constant(self, w: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
+        """What does not involve θ: -n log(2πσ²)/2 - r'r/2σ², summed over tasks."""
+        if self.shared:
+            residual = (w * (blocks.ww_sum * w).sum(-1)).sum()
+            return 0.5 * (blocks.n_sum * (weight.log() - LOG_2PI) - residual * weight).sum()
+        return 0.5 * (blocks.n * (weight.log() - LOG_2PI) - _quadratic_form(blocks.ww, w) * weight).sum()
 
     def per_task(self, phi: Phi, data: Any) -> Tensor:
         """log Z_t(φ) in nats, (T,)."""
         blocks = Blocks(*data)
-        w, sigma = self._w(phi), self._scale(phi, blocks)
-        fit = log_integral(*self._gaussian(phi, blocks))
-        residual = (w * (blocks.ww * w).sum(-1)).sum(-1)
-        return fit - 0.5 * blocks.n * (LOG_2PI + 2 * sigma.log()) - 0.5 * residual / sigma.square()
+        w, prior = self._w(phi), self._prior(phi, blocks)
+        fit = log_integral(prior.h, _conditional(prior, w, blocks))
+        residual = _quadratic_form(blocks.ww, w)
+        return fit + 0.5 * (blocks.n * (prior.weight.log() - LOG_2PI) - residual * prior.weight)
 
     def conditional(self, phi: Phi, data: Any) -> tuple[Tensor, Tensor]:
         """p(θ_t | φ, D_t) as precision P (T, p, p) and P·mean (T, p)."""
-        _, precision, b = self._terms(phi, Blocks(*data))
-        return precision, b
-
-    def _gaussian(self, phi: Phi, blocks: Blocks) -> tuple[Tensor, Gaussian]:
-        log_peak, precision, b = self._terms(phi, blocks)
-        return log_peak, Gaussian.of(precision, b)
-
-    def _terms(self, phi: Phi, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
-        log_peak, g, prior_precision = self._prior(phi, blocks)
-        inverse_variance = self._scale(phi, blocks).pow(-2)
-        b = g + (blocks.aw * self._w(phi)).sum(-1) * inverse_variance.unsqueeze(-1)
-        precision = prior_precision + blocks.aa * inverse_variance[..., None, None]
-        return log_peak, precision, b
+        blocks = Blocks(*data)
+        precision, b = _natural(self._prior(phi, blocks), self._w(phi), blocks)
+        return torch.stack([torch.stack(row, -1) for row in precision], -2), torch.stack(b, -1)
 
     def _w(self, phi: Phi) -> Tensor:
         flat = self.program.structure.phi.flatten(phi.values)
         return torch.cat([-flat[self.entering], torch.ones(1)])
 
-    def _prior(self, phi: Phi, blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
+    def _prior(self, phi: Phi, blocks: Blocks) -> Prior:
         p = self.program.structure.theta.size
 
-        def one(row: Row) -> tuple[Tensor, Tensor, Tensor]:
-            return expansion(lambda v: self.program.terms(phi.returned, v, row)[0], p)
+        def one(row: Row) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            h, g, precision = expansion(lambda v: self.program.terms(phi.returned, v, row)[0], p)
+            scale = _normal(self.program.meet(phi.returned, torch.zeros(p), row)).scale.reshape(-1)[0]
+            return h, g, precision, scale.pow(-2)
 
-        return self._over_rows(one, blocks.rows)
-
-    def _scale(self, phi: Phi, blocks: Blocks) -> Tensor:
-        p = self.program.structure.theta.size
-
-        def one(row: Row) -> Tensor:
-            return _normal(self.program.meet(phi.returned, torch.zeros(p), row)).scale.reshape(-1)[0]
-
-        sigma: Tensor = self._over_rows(one, blocks.rows)
-        return sigma
-
-    def _over_rows(self, fn: Callable[[Row], Any], rows: Row) -> Any:
-        """`fn` for each task, or once, with a task axis of length one, where all tasks give the same."""
-        if not self.shared:
-            return self.program.over_tasks(fn)(rows)
-        result = fn(Row(rows.x[0], rows.y[0], rows.mask[0], {k: v[0] for k, v in rows.context.items()}))
-        if isinstance(result, Tensor):
-            return result.unsqueeze(0)
-        return tuple(part.unsqueeze(0) for part in result)
+        rows = blocks.rows
+        if self.shared:
+            first = Row(rows.x[0], rows.y[0], rows.mask[0], {key: value[0] for key, value in rows.context.items()})
+            h, g, precision, weight = one(first)
+        else:
+            h, g, precision, weight = self.program.over_tasks(one)(rows)
+        elements = [list(row.unbind(-1)) for row in precision.unbind(-2)]
+        return Prior(h, list(g.unbind(-1)), elements, weight)
 
     def _agrees(self) -> bool:
         """Equal to the generic route at random φ, to rounding."""
@@ -161,6 +183,36 @@ class Gram:
             if not torch.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE * float(theirs.abs().max())):
                 return False
         return True
+
+
+def _natural(prior: Prior, w: Tensor, blocks: Blocks) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """P = Λ + A'A / σ² and b = g + A'r / σ², elements over tasks."""
+    p, m = range(len(prior.g)), range(len(w))
+    precision = [[prior.precision[i][j] + blocks.aa[i, j] * prior.weight for j in p] for i in p]
+    b = [prior.g[i] + dot([blocks.aw[i, k] for k in m], list(w)) * prior.weight for i in p]
+    return precision, b
+
+
+def _conditional(prior: Prior, w: Tensor, blocks: Blocks) -> Gaussian:
+    return Gaussian.from_elements(*_natural(prior, w, blocks))
+
+
+def _second_moment(mean: list[Tensor], gaussian: Gaussian) -> list[list[Tensor]]:
+    """E[θθ'] by element."""
+    covariance = gaussian.covariance()
+    p = range(len(mean))
+    return [[covariance[i][j] + mean[i] * mean[j] for j in p] for i in p]
+
+
+def _quadratic_form(ww: Tensor, w: Tensor) -> Tensor:
+    """w' W_t w for every task (T,)."""
+    m = range(len(w))
+    return dot([ww[j, k] for j in m for k in m], [w[j] * w[k] for j in m for k in m])
+
+
+def _over(terms: Tensor, tasks: Tensor) -> Tensor:
+    """The sum over tasks of terms (T,), or of one term that all share."""
+    return terms.sum() if terms.dim() else terms * len(tasks)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -298,9 +350,9 @@ def _reduce(program: Program, tasks: Tasks, entering: Tensor, shared: bool) -> B
             gram[batch.index[part]] = design.mT @ design
     rows = first_rows(tasks[:1] if shared else tasks)
     n = tasks.sizes.to(gram.dtype)
-    ww = gram[:, p:, p:].contiguous()
-    aa, aw = gram[:, :p, :p].contiguous(), gram[:, :p, p:].contiguous()
-    return Blocks(aa, aw, ww, n, ww.sum(0), n.sum(), rows)
+    gram = gram.permute(1, 2, 0)
+    ww, aa, aw = gram[p:, p:].contiguous(), gram[:p, :p].contiguous(), gram[:p, p:].contiguous()
+    return Blocks(aa, aw, ww, n, ww.sum(-1), n.sum(), rows)
 
 
 def _design(program: Program, row: Row, entering: Tensor, origin: Tensor) -> Tensor:
