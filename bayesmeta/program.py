@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from pyro.poutine import block
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.utils import _pytree as pytree
@@ -122,7 +123,7 @@ class Program:
         return self._phi(Values(values, constrained=True))
 
     def _phi(self, handler: Values) -> Phi:
-        with handler:
+        with block(), handler:
             returned = self.hyperprior()
         met = handler.met
         total = torch.stack([meeting.log_prob() for meeting in met.values()]).sum()
@@ -132,7 +133,7 @@ class Program:
         """Run the user's task under a handler; `phi` is what the hyperprior returned."""
         if self.structure.columns_as_vector:
             x = x.squeeze(-1)
-        with handler:
+        with block(), handler:
             return self.task(phi, x, y, **context)
 
     def meet(self, phi: Any, v: Tensor, row: Row) -> dict[str, Meeting]:
@@ -155,10 +156,14 @@ class Program:
         return torch.stack([met[name].log_prob() for name in self.structure.theta.names]).sum()
 
     def _log_likelihood(self, met: Mapping[str, Meeting], row: Row) -> Tensor:
-        sites = [met[name] for name in self.structure.observed]
+        terms = [self.observed_log_prob(met[name], row.mask) for name in self.structure.observed]
+        return torch.stack(terms).sum()
+
+    def observed_log_prob(self, site: Meeting, mask: Tensor) -> Tensor:
+        """Log density of an observed site, without the rows that are padding."""
         if not self.structure.maskable:
-            return torch.stack([site.log_prob() for site in sites]).sum()
-        return torch.stack([_masked(site.rows_log_prob(), row.mask).sum() for site in sites]).sum()
+            return site.log_prob()
+        return _masked(site.rows_log_prob(), mask).sum()
 
     def values(self, v: Tensor, phi: Any, row: Row) -> dict[str, Tensor]:
         """Constrained values of θ at unconstrained coordinates v (p,)."""
