@@ -1,0 +1,519 @@
+"""Hierarchies with known answers: plain Pyro on one side, numpy and scipy on the other.
+
+Each scenario is a `Hierarchy` with tasks, and beside it the same model once more in numpy, written by hand and
+without any code of bayesmeta: log Z_t(φ), the moments of θ_t given φ, and the prior of φ. Where φ is two numbers,
+`quadrature` gives the exact moments of φ and θ under p(φ | D).
+
+| name | what is special | evidence |
+|---|---|---|
+| `normal_normal` | known standard errors as context, one observation a task | Gram |
+| `correlated` | θ a correlated pair, ragged tasks, context in prior and mean | Gram |
+| `plated` | a plate in place of `to_event`; a coefficient of φ in the mean | Gram |
+| `nested` | φ as a dict with a named tuple in it; unknown noise | Gram |
+| `log_normal` | θ and y log-normal: quadratic in the logarithm of θ | exact |
+| `beta_binomial` | not Gaussian at all; log Z is a ratio of beta functions | joint |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyro
+import pyro.distributions as dist
+import torch
+from scipy import stats
+from scipy.special import betaln
+from torch import Tensor
+
+import bayesmeta as bm
+
+__all__ = [
+    "SCENARIOS",
+    "Exact",
+    "Linear",
+    "PhiValues",
+    "Scenario",
+    "beta_binomial",
+    "correlated",
+    "evidence_of",
+    "log_normal",
+    "moments_of",
+    "nested",
+    "normal_normal",
+    "plated",
+    "quadrature",
+]
+
+Array = npt.NDArray[np.float64]
+PhiValues = Mapping[str, Any]  # constrained values by site: floats or arrays
+
+
+class Linear(NamedTuple):
+    """One task at one φ: v ~ N(m, V) and z | v ~ N(A v + c, R); all may have leading axes over many φ.
+
+    z is y, or its logarithm; `log_jacobian` is log |dz / dy|. v are the unconstrained coordinates of θ.
+    """
+
+    m: Array  # (..., p)
+    V: Array  # (..., p, p)
+    A: Array  # (n, p)
+    c: Array  # (..., n)
+    R: Array  # (..., n, n)
+    z: Array  # (n,)
+    log_jacobian: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A hierarchy, its tasks, and its exact answers.
+
+    Attributes:
+        name: Its name.
+        hierarchy: The model as a user writes it.
+        tasks: Its tasks.
+        road: The evidence that `auto` must find: ``"gram"``, ``"exact"`` or ``"joint"``.
+        points: A few φ, by site, to compare at.
+        log_z: log Z of a task at φ, over leading axes of φ.
+        moments: Mean and variance (..., p) of θ given φ and the task, over leading axes of φ.
+        linear: The task as a linear-Gaussian model, where it is one.
+        log_prior: log p(φ) of the constrained values, where φ is two numbers.
+        box: Where to look for φ, in unconstrained coordinates: (site, positive, lower, upper).
+    """
+
+    name: str
+    hierarchy: bm.Hierarchy
+    tasks: bm.Tasks
+    road: str
+    points: tuple[PhiValues, ...]
+    log_z: Callable[[PhiValues, bm.Task], Array]
+    moments: Callable[[PhiValues, bm.Task], tuple[Array, Array]]
+    linear: Callable[[PhiValues, bm.Task], Linear] | None = None
+    log_prior: Callable[[PhiValues], Array] | None = None
+    box: tuple[tuple[str, bool, float, float], ...] = ()
+
+
+class Exact(NamedTuple):
+    """Moments under p(φ | D): of each φ, of its logarithm where it is positive, and of θ, element by element."""
+
+    mean: dict[str, float]
+    sd: dict[str, float]
+    mean_log: dict[str, float]
+    theta_mean: Array  # (T, p)
+    theta_sd: Array  # (T, p)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Exact answers
+
+
+def evidence_of(linear: Linear) -> Array:
+    """log N(z; A m + c, A V A' + R) and the Jacobian: by scipy at one φ, by the formula at many."""
+    mean = (linear.A @ linear.m[..., None])[..., 0] + linear.c
+    covariance = linear.A @ linear.V @ linear.A.T + linear.R
+    if mean.ndim == 1:
+        value = stats.multivariate_normal(mean, covariance).logpdf(linear.z)
+        return np.asarray(value + linear.log_jacobian)
+    residual = (linear.z - mean)[..., None]
+    distance = (residual * np.linalg.solve(covariance, residual)).sum((-1, -2))
+    constant = len(linear.z) * np.log(2 * np.pi) + np.linalg.slogdet(covariance)[1]
+    return np.asarray(-0.5 * (distance + constant) + linear.log_jacobian)
+
+
+def moments_of(linear: Linear) -> tuple[Array, Array]:
+    """Mean (..., p) and covariance (..., p, p) of v given z, by conditioning the joint Gaussian of v and z."""
+    cross = linear.V @ linear.A.T
+    covariance = linear.A @ cross + linear.R
+    gain = np.swapaxes(np.linalg.solve(covariance, np.swapaxes(cross, -1, -2)), -1, -2)
+    residual = linear.z - (linear.A @ linear.m[..., None])[..., 0] - linear.c
+    mean = linear.m + (gain @ residual[..., None])[..., 0]
+    return mean, linear.V - gain @ np.swapaxes(cross, -1, -2)
+
+
+def quadrature(scenario: Scenario, tasks: bm.Tasks | None = None) -> Exact:
+    """Exact moments under p(φ | D) by the trapezoidal rule on a grid over two unconstrained coordinates.
+
+    Args:
+        scenario: One with `log_prior` and `box`.
+        tasks: D, in place of the scenario's own tasks.
+    """
+    tasks = scenario.tasks if tasks is None else tasks
+    box = [(lower, upper) for _, _, lower, upper in scenario.box]
+    for points in (61, 61, 241):
+        axes = [np.linspace(lower, upper, points) for lower, upper in box]
+        grid = np.meshgrid(*axes, indexing="ij")
+        phi = {
+            site: np.exp(u) if positive else u
+            for (site, positive, _, _), u in zip(scenario.box, grid, strict=True)
+        }
+        log_density = _log_posterior(scenario, tasks, phi, grid)
+        box = _support(log_density - log_density.max(), axes)
+    weights = np.exp(log_density - log_density.max())
+    weights /= weights.sum()
+    return _moments(scenario, tasks, phi, weights)
+
+
+def _log_posterior(scenario: Scenario, tasks: bm.Tasks, phi: PhiValues, grid: list[Array]) -> Array:
+    assert scenario.log_prior is not None
+    total = np.array(scenario.log_prior(phi))
+    for (_, positive, _, _), u in zip(scenario.box, grid, strict=True):
+        total += u if positive else 0.0
+    for task in tasks:
+        total += scenario.log_z(phi, task)
+    return total
+
+
+def _support(log_density: Array, axes: list[Array]) -> list[tuple[float, float]]:
+    """Where the density is within e^-40 of its peak, and one step more on each side."""
+    found = []
+    for k, axis in enumerate(axes):
+        inside = np.flatnonzero((log_density > -40).any(axis=1 - k))
+        step = axis[1] - axis[0]
+        found.append((float(axis[inside[0]] - step), float(axis[inside[-1]] + step)))
+    return found
+
+
+def _moments(scenario: Scenario, tasks: bm.Tasks, phi: PhiValues, weights: Array) -> Exact:
+    def expect(values: Array) -> Any:
+        extra = values.ndim - weights.ndim
+        return (values * weights.reshape(weights.shape + (1,) * extra)).sum((0, 1))
+
+    mean = {site: float(expect(value)) for site, value in phi.items()}
+    sd = {site: float(np.sqrt(expect((value - mean[site]) ** 2))) for site, value in phi.items()}
+    mean_log = {site: float(expect(np.log(phi[site]))) for site, positive, _, _ in scenario.box if positive}
+    rows = []
+    for task in tasks:
+        m, v = scenario.moments(phi, task)
+        centre = expect(m)
+        rows.append((centre, np.sqrt(expect(v + (m - centre) ** 2))))
+    theta_mean, theta_sd = (np.stack(column) for column in zip(*rows, strict=True))
+    return Exact(mean, sd, mean_log, theta_mean, theta_sd)
+
+
+def _gaussian(
+    name: str,
+    hierarchy: bm.Hierarchy,
+    tasks: bm.Tasks,
+    linear: Callable[[PhiValues, bm.Task], Linear],
+    points: tuple[PhiValues, ...],
+    *,
+    road: str = "gram",
+    log_prior: Callable[[PhiValues], Array] | None = None,
+    box: tuple[tuple[str, bool, float, float], ...] = (),
+) -> Scenario:
+    def moments(phi: PhiValues, task: bm.Task) -> tuple[Array, Array]:
+        mean, covariance = moments_of(linear(phi, task))
+        return mean, np.diagonal(covariance, axis1=-2, axis2=-1)
+
+    return Scenario(
+        name,
+        hierarchy,
+        tasks,
+        road,
+        points,
+        lambda phi, task: evidence_of(linear(phi, task)),
+        moments,
+        linear,
+        log_prior,
+        box,
+    )
+
+
+def _at(value: Any) -> Array:
+    """A φ as an array with an axis more, for vectors over θ or observations."""
+    return np.asarray(value, dtype=np.float64)[..., None]
+
+
+def _diagonal(variance: Any, n: int) -> Array:
+    """variance × identity, over leading axes of the variance."""
+    return np.asarray(variance, dtype=np.float64)[..., None, None] * np.eye(n)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The scenarios
+
+
+@cache
+def normal_normal() -> Scenario:
+    """Estimates of eight effects with known standard errors: φ = (mu, tau)."""
+
+    def hyperprior() -> tuple[Tensor, Tensor]:
+        return pyro.sample("mu", dist.Normal(0.0, 5.0)), pyro.sample("tau", dist.HalfNormal(4.0))
+
+    def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None, *, sigma: Tensor) -> Tensor:
+        mu, tau = phi
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        return pyro.sample("y", dist.Normal(theta, sigma).expand([len(x)]).to_event(1), obs=y)
+
+    def linear(phi: PhiValues, task: bm.Task) -> Linear:
+        n, sigma = task.n, float(task.context["sigma"])
+        prior_variance = _diagonal(np.square(phi["tau"]), 1)
+        mean, zero = _at(phi["mu"]), np.zeros(n)
+        return Linear(mean, prior_variance, np.ones((n, 1)), zero, _diagonal(sigma**2, n), task.y.numpy())
+
+    def log_prior(phi: PhiValues) -> Array:
+        return np.asarray(
+            stats.norm(0, 5).logpdf(phi["mu"]) + stats.halfnorm(scale=4.0).logpdf(phi["tau"])
+        )
+
+    effects = [6.1, -2.4, 3.3, 8.2, 0.4, 4.9, -1.1, 5.5]
+    errors = [1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8]
+    tasks = bm.Tasks.from_lists(None, [[effect] for effect in effects], context={"sigma": errors})
+    points = ({"mu": 2.0, "tau": 3.0}, {"mu": -4.0, "tau": 0.05}, {"mu": 11.0, "tau": 40.0})
+    box = (("mu", False, -25.0, 30.0), ("tau", True, -30.0, 5.0))
+    return _gaussian(
+        "normal_normal",
+        bm.Hierarchy(hyperprior, task),
+        tasks,
+        linear,
+        points,
+        log_prior=log_prior,
+        box=box,
+    )
+
+
+@cache
+def correlated() -> Scenario:
+    """Ragged regressions with a correlated pair θ; `group` moves its prior mean, `offset` the mean of y."""
+
+    def hyperprior() -> dict[str, Tensor]:
+        return {
+            "mu": pyro.sample("mu", dist.Normal(torch.zeros(2), 2.0).to_event(1)),
+            "gamma": pyro.sample("gamma", dist.Normal(0.0, 1.0)),
+            "tau": pyro.sample("tau", dist.HalfNormal(torch.ones(2)).to_event(1)),
+            "L": pyro.sample("L", dist.LKJCholesky(2, 2.0)),
+            "sigma": pyro.sample("sigma", dist.HalfNormal(1.0)),
+        }
+
+    def task(
+        phi: dict[str, Tensor], x: Tensor, y: Tensor | None = None, *, group: Tensor, offset: Tensor
+    ) -> Tensor:
+        mean = phi["mu"] + phi["gamma"] * group
+        scale_tril = phi["tau"].unsqueeze(-1) * phi["L"]
+        theta = pyro.sample("theta", dist.MultivariateNormal(mean, scale_tril=scale_tril))
+        return pyro.sample("y", dist.Normal(x @ theta + offset, phi["sigma"]).to_event(1), obs=y)
+
+    def linear(phi: PhiValues, task: bm.Task) -> Linear:
+        root = np.diag(phi["tau"]) @ phi["L"]
+        mean = phi["mu"] + phi["gamma"] * task.context["group"].numpy()
+        shift = np.full(task.n, float(task.context["offset"]))
+        noise = _diagonal(phi["sigma"] ** 2, task.n)
+        return Linear(mean, root @ root.T, task.x.numpy(), shift, noise, task.y.numpy())
+
+    rng = np.random.default_rng(1)
+    sizes = [3, 1, 7, 2, 9, 3, 5]
+    xs = [np.stack([np.ones(n), rng.normal(size=n)], 1) for n in sizes]
+    pairs = rng.normal(size=(len(sizes), 2)) @ np.array([[1.0, 0.6], [0.0, 0.5]]) + [1.0, -0.5]
+    ys = [x @ pair + 0.6 * rng.normal(size=len(x)) for x, pair in zip(xs, pairs, strict=True)]
+    context = {"group": rng.normal(size=(len(sizes), 2)), "offset": rng.normal(size=len(sizes))}
+    points = tuple(
+        {
+            "mu": np.array(mu),
+            "gamma": gamma,
+            "tau": np.array(tau),
+            "L": np.array([[1.0, 0.0], [r, np.sqrt(1 - r**2)]]),
+            "sigma": sigma,
+        }
+        for mu, gamma, tau, r, sigma in (
+            ([1.0, -0.5], 0.3, [1.0, 0.8], 0.6, 0.6),
+            ([-3.0, 4.0], -2.0, [0.1, 2.0], -0.9, 1.7),
+            ([0.0, 0.0], 0.0, [5.0, 0.02], 0.0, 0.1),
+        )
+    )
+    tasks = bm.Tasks.from_lists(xs, ys, names=list("ABCDEFG"), context=context)
+    return _gaussian("correlated", bm.Hierarchy(hyperprior, task), tasks, linear, points)
+
+
+@cache
+def plated() -> Scenario:
+    """Intercepts θ and one slope beta for all tasks; the observations stand in a plate: φ = (beta, tau)."""
+
+    def hyperprior() -> dict[str, Tensor]:
+        beta = pyro.sample("beta", dist.Normal(0.0, 1.0))
+        return {"beta": beta, "tau": pyro.sample("tau", dist.LogNormal(0.0, 0.5))}
+
+    def task(phi: dict[str, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(1.0, phi["tau"]))
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("y", dist.Normal(theta + phi["beta"] * x, 0.8), obs=y)
+
+    def linear(phi: PhiValues, task: bm.Task) -> Linear:
+        n, x = task.n, task.x.numpy()
+        prior_variance = _diagonal(np.square(phi["tau"]), 1)
+        mean = np.ones_like(_at(phi["tau"]))
+        slope = _at(phi["beta"]) * x
+        return Linear(mean, prior_variance, np.ones((n, 1)), slope, _diagonal(0.64, n), task.y.numpy())
+
+    def log_prior(phi: PhiValues) -> Array:
+        return np.asarray(stats.norm(0, 1).logpdf(phi["beta"]) + stats.lognorm(0.5).logpdf(phi["tau"]))
+
+    rng = np.random.default_rng(2)
+    sizes = [4, 1, 2, 6, 3, 5, 2, 3]
+    xs = [rng.normal(size=n) for n in sizes]
+    levels = 1.0 + 1.2 * rng.normal(size=len(sizes))
+    ys = [
+        level + 0.5 * x + 0.8 * rng.normal(size=len(x)) for level, x in zip(levels, xs, strict=True)
+    ]
+    points = ({"beta": 0.5, "tau": 1.2}, {"beta": -2.0, "tau": 0.1}, {"beta": 0.0, "tau": 7.0})
+    box = (("beta", False, -3.0, 3.0), ("tau", True, -4.0, 4.0))
+    return _gaussian(
+        "plated",
+        bm.Hierarchy(hyperprior, task),
+        bm.Tasks.from_lists(xs, ys),
+        linear,
+        points,
+        log_prior=log_prior,
+        box=box,
+    )
+
+
+class Population(NamedTuple):
+    """What the hyperprior of `nested` returns inside a dict."""
+
+    mean: Tensor
+    sd: float
+
+
+@cache
+def nested() -> Scenario:
+    """A known spread, an unknown noise; φ is a dict that holds a named tuple: φ = (mu, sigma)."""
+
+    def hyperprior() -> dict[str, Any]:
+        population = Population(pyro.sample("mu", dist.Normal(0.0, 2.0)), 1.5)
+        return {"population": population, "noise": [pyro.sample("sigma", dist.HalfNormal(1.0))]}
+
+    def task(phi: dict[str, Any], x: Tensor, y: Tensor | None = None) -> Tensor:
+        population, (sigma,) = phi["population"], phi["noise"]
+        theta = pyro.sample("theta", dist.Normal(population.mean, population.sd))
+        return pyro.sample("y", dist.Normal(theta * x, sigma).to_event(1), obs=y)
+
+    def linear(phi: PhiValues, task: bm.Task) -> Linear:
+        x, n = task.x.numpy(), task.n
+        noise = _diagonal(np.square(phi["sigma"]), n)
+        return Linear(_at(phi["mu"]), _diagonal(2.25, 1), x[:, None], np.zeros(n), noise, task.y.numpy())
+
+    def log_prior(phi: PhiValues) -> Array:
+        return np.asarray(stats.norm(0, 2).logpdf(phi["mu"]) + stats.halfnorm().logpdf(phi["sigma"]))
+
+    rng = np.random.default_rng(3)
+    sizes = [3, 2, 5, 1, 4, 2]
+    xs = [rng.normal(size=n) for n in sizes]
+    ys = [slope * x + 0.5 * rng.normal(size=len(x)) for slope, x in zip(rng.normal(1, 1.5, 6), xs, strict=True)]
+    points = ({"mu": 1.0, "sigma": 0.5}, {"mu": -5.0, "sigma": 2.5}, {"mu": 0.3, "sigma": 0.02})
+    box = (("mu", False, -9.0, 9.0), ("sigma", True, -5.0, 4.0))
+    return _gaussian(
+        "nested",
+        bm.Hierarchy(hyperprior, task),
+        bm.Tasks.from_lists(xs, ys),
+        linear,
+        points,
+        log_prior=log_prior,
+        box=box,
+    )
+
+
+@cache
+def log_normal() -> Scenario:
+    """Positive θ and y, both log-normal: linear-Gaussian in their logarithms: φ = (mu, tau)."""
+
+    def hyperprior() -> tuple[Tensor, Tensor]:
+        return pyro.sample("mu", dist.Normal(0.0, 1.0)), pyro.sample("tau", dist.HalfNormal(1.0))
+
+    def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.LogNormal(*phi))
+        return pyro.sample("y", dist.LogNormal(theta.log() + 0.3 * x, 0.4).to_event(1), obs=y)
+
+    def linear(phi: PhiValues, task: bm.Task) -> Linear:
+        n, x, z = task.n, task.x.numpy(), np.log(task.y.numpy())
+        prior_variance = _diagonal(np.square(phi["tau"]), 1)
+        noise = _diagonal(0.16, n)
+        return Linear(_at(phi["mu"]), prior_variance, np.ones((n, 1)), 0.3 * x, noise, z, -float(z.sum()))
+
+    def moments(phi: PhiValues, task: bm.Task) -> tuple[Array, Array]:
+        mean, covariance = moments_of(linear(phi, task))
+        variance = covariance[..., 0]
+        level = np.exp(mean + variance / 2)
+        return level, np.expm1(variance) * level**2
+
+    def log_prior(phi: PhiValues) -> Array:
+        return np.asarray(stats.norm().logpdf(phi["mu"]) + stats.halfnorm().logpdf(phi["tau"]))
+
+    rng = np.random.default_rng(4)
+    sizes = [3, 2, 5, 1, 4, 2]
+    xs = [rng.normal(size=n) for n in sizes]
+    levels = rng.normal(0.5, 0.7, len(sizes))
+    ys = [np.exp(a + 0.3 * x + 0.4 * rng.normal(size=len(x))) for a, x in zip(levels, xs, strict=True)]
+    points = ({"mu": 0.5, "tau": 0.7}, {"mu": -2.0, "tau": 0.1}, {"mu": 0.0, "tau": 5.0})
+    box = (("mu", False, -5.0, 5.0), ("tau", True, -25.0, 4.0))
+    return Scenario(
+        "log_normal",
+        bm.Hierarchy(hyperprior, task),
+        bm.Tasks.from_lists(xs, ys),
+        "exact",
+        points,
+        lambda phi, task: evidence_of(linear(phi, task)),
+        moments,
+        linear,
+        log_prior,
+        box,
+    )
+
+
+@cache
+def beta_binomial() -> Scenario:
+    """Success rates of ten arms: θ is integrated out by beta functions, not by Gaussians: φ = (a, b)."""
+
+    def hyperprior() -> tuple[Tensor, Tensor]:
+        return pyro.sample("a", dist.LogNormal(1.0, 0.7)), pyro.sample("b", dist.LogNormal(1.5, 0.7))
+
+    def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Beta(*phi))
+        return pyro.sample("y", dist.Binomial(x, theta).to_event(1), obs=y)
+
+    def counts(task: bm.Task) -> tuple[Array, Array]:
+        return task.y.numpy(), task.x.numpy()
+
+    def log_z(phi: PhiValues, task: bm.Task) -> Array:
+        hits, trials = counts(task)
+        a, b = phi["a"] + hits.sum(), phi["b"] + (trials - hits).sum()
+        choices = -np.log1p(trials) - betaln(hits + 1, trials - hits + 1)
+        return np.asarray(choices.sum() + betaln(a, b) - betaln(phi["a"], phi["b"]))
+
+    def moments(phi: PhiValues, task: bm.Task) -> tuple[Array, Array]:
+        hits, trials = counts(task)
+        a, b = _at(phi["a"] + hits.sum()), _at(phi["b"] + (trials - hits).sum())
+        return a / (a + b), a * b / ((a + b) ** 2 * (a + b + 1))
+
+    def log_prior(phi: PhiValues) -> Array:
+        a = stats.lognorm(0.7, scale=np.exp(1.0)).logpdf(phi["a"])
+        return np.asarray(a + stats.lognorm(0.7, scale=np.exp(1.5)).logpdf(phi["b"]))
+
+    hits = [[2], [7, 3], [1], [0], [9], [4, 1], [3], [12], [5], [2]]
+    trials = [[10], [12, 9], [8], [6], [11], [15, 7], [9], [30], [14], [20]]
+    points = ({"a": 2.5, "b": 4.0}, {"a": 0.3, "b": 0.2}, {"a": 60.0, "b": 90.0})
+    return Scenario(
+        "beta_binomial",
+        bm.Hierarchy(hyperprior, task),
+        bm.Tasks.from_lists(trials, hits),
+        "joint",
+        points,
+        log_z,
+        moments,
+        None,
+        log_prior,
+        (("a", True, -5.0, 7.0), ("b", True, -5.0, 7.0)),
+    )
+
+
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
+    "normal_normal": normal_normal,
+    "correlated": correlated,
+    "plated": plated,
+    "nested": nested,
+    "log_normal": log_normal,
+    "beta_binomial": beta_binomial,
+}
