@@ -1,8 +1,8 @@
 """Hierarchies with known answers: plain Pyro on one side, numpy and scipy on the other.
 
-Each scenario is a `Hierarchy` with tasks, and beside it the same model once more in numpy, written by hand and
-without any code of bayesmeta: log Z_t(φ), the moments of θ_t given φ, and the prior of φ. Where φ is two numbers,
-`quadrature` gives the exact moments of φ and θ under p(φ | D).
+Each scenario is a `Hierarchy` with tasks, and beside it the same model once more in numpy, written by hand
+and without any code of bayesmeta: log Z_t(φ), the moments of θ_t given φ, and the prior of φ. Where φ is two
+numbers, `quadrature` gives the exact moments of φ and θ under p(φ | D).
 
 | name | what is special | evidence |
 |---|---|---|
@@ -98,7 +98,7 @@ class Scenario:
 
 
 class Exact(NamedTuple):
-    """Moments under p(φ | D): of each φ, of its logarithm where it is positive, and of θ, element by element."""
+    """Moments under p(φ | D): of each φ, of its logarithm where it is positive, and of each element of θ."""
 
     mean: dict[str, float]
     sd: dict[str, float]
@@ -125,7 +125,7 @@ def evidence_of(linear: Linear) -> Array:
 
 
 def moments_of(linear: Linear) -> tuple[Array, Array]:
-    """Mean (..., p) and covariance (..., p, p) of v given z, by conditioning the joint Gaussian of v and z."""
+    """Mean (..., p) and covariance (..., p, p) of v given z, from the joint Gaussian of v and z."""
     cross = linear.V @ linear.A.T
     covariance = linear.A @ cross + linear.R
     gain = np.swapaxes(np.linalg.solve(covariance, np.swapaxes(cross, -1, -2)), -1, -2)
@@ -145,7 +145,7 @@ def quadrature(scenario: Scenario, tasks: bm.Tasks | None = None) -> Exact:
     box = [(lower, upper) for _, _, lower, upper in scenario.box]
     for points in (61, 61, 241):
         axes = [np.linspace(lower, upper, points) for lower, upper in box]
-        grid = np.meshgrid(*axes, indexing="ij")
+        grid = list(np.meshgrid(*axes, indexing="ij"))
         phi = {
             site: np.exp(u) if positive else u
             for (site, positive, _, _), u in zip(scenario.box, grid, strict=True)
@@ -256,9 +256,7 @@ def normal_normal() -> Scenario:
         return Linear(mean, prior_variance, np.ones((n, 1)), zero, _diagonal(sigma**2, n), task.y.numpy())
 
     def log_prior(phi: PhiValues) -> Array:
-        return np.asarray(
-            stats.norm(0, 5).logpdf(phi["mu"]) + stats.halfnorm(scale=4.0).logpdf(phi["tau"])
-        )
+        return np.asarray(stats.norm(0, 5).logpdf(phi["mu"]) + stats.halfnorm(scale=4.0).logpdf(phi["tau"]))
 
     effects = [6.1, -2.4, 3.3, 8.2, 0.4, 4.9, -1.1, 5.5]
     errors = [1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8]
@@ -355,9 +353,7 @@ def plated() -> Scenario:
     sizes = [4, 1, 2, 6, 3, 5, 2, 3]
     xs = [rng.normal(size=n) for n in sizes]
     levels = 1.0 + 1.2 * rng.normal(size=len(sizes))
-    ys = [
-        level + 0.5 * x + 0.8 * rng.normal(size=len(x)) for level, x in zip(levels, xs, strict=True)
-    ]
+    ys = [level + 0.5 * x + 0.8 * rng.normal(size=len(x)) for level, x in zip(levels, xs, strict=True)]
     points = ({"beta": 0.5, "tau": 1.2}, {"beta": -2.0, "tau": 0.1}, {"beta": 0.0, "tau": 7.0})
     box = (("beta", False, -3.0, 3.0), ("tau", True, -4.0, 4.0))
     return _gaussian(
@@ -402,7 +398,9 @@ def nested() -> Scenario:
     rng = np.random.default_rng(3)
     sizes = [3, 2, 5, 1, 4, 2]
     xs = [rng.normal(size=n) for n in sizes]
-    ys = [slope * x + 0.5 * rng.normal(size=len(x)) for slope, x in zip(rng.normal(1, 1.5, 6), xs, strict=True)]
+    ys = [
+        slope * x + 0.5 * rng.normal(size=len(x)) for slope, x in zip(rng.normal(1, 1.5, 6), xs, strict=True)
+    ]
     points = ({"mu": 1.0, "sigma": 0.5}, {"mu": -5.0, "sigma": 2.5}, {"mu": 0.3, "sigma": 0.02})
     box = (("mu", False, -9.0, 9.0), ("sigma", True, -5.0, 4.0))
     return _gaussian(
