@@ -35,7 +35,7 @@ def log_likelihood_tasks(program: Program, tasks: Tasks, phi: Tensor, theta: Ten
     for batch in tasks.padded(exact_sizes=not program.structure.maskable):
 
         def one(u: Tensor, v: Tensor, row: Row) -> Tensor:
-            return program.terms(program.phi(u).returned, v, row)[1]
+            return program.terms(program.returned(u), v, row)[1]
 
         out[:, batch.index] = _over_both(program, one, phi, theta, batch)
     return out
@@ -51,7 +51,7 @@ def log_likelihood_rows(posterior: Posterior) -> Tensor | None:
     for batch in tasks.padded():
 
         def one(u: Tensor, v: Tensor, row: Row) -> Tensor:
-            met = program.meet(program.phi(u).returned, v, row)
+            met = program.meet(program.returned(u), v, row)
             terms = [met[name].rows_log_prob() for name in program.structure.observed]
             return torch.stack([term.reshape(len(term), -1).sum(1) for term in terms]).sum(0)
 

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from bayesmeta.errors import DataError, HierarchyError, NotAvailableError, OptionError
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
-from bayesmeta.program import Phi, Program, Row
+from bayesmeta.program import Program, Row
 from bayesmeta.sites import Meeting, Values
 from bayesmeta.tasks import Padded, Tasks
 
 __all__ = ["Predictive", "query_tasks"]
 
-BISECTIONS = 50
+NEWTON_STEPS = 60
+PROBABILITY_ERROR = 1e-9
 QUANTILE_DRAWS = 4000
 
 
@@ -91,7 +92,9 @@ class Predictive:
         rounds = torch.cat([torch.randperm(draws, generator=generator) for _ in range(math.ceil(n / draws))])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._collect(lambda met, row: met.value, n, pick=rounds[:n], random=True)
+            return self._reduced(
+                lambda met, row: (met.value,), lambda values: values[0], lead=(n,), pick=rounds[:n], random=True
+            )
 
     def log_prob(self, y: Tensor | Sequence[Any] | Tasks, *, pointwise: bool = False) -> Tensor:
         """Log predictive density of observations y: log 1/S Σ_s p(y | θ_s, φ_s), in nats.
@@ -103,12 +106,16 @@ class Predictive:
         observed = self._observed(y)
         if pointwise and not self._program.structure.maskable:
             raise NotAvailableError("pointwise=True: the observations of a task are one joint event in this hierarchy")
-        count = len(self._phi)
+        program, count = self._program, math.log(len(self._phi))
+
+        def mixed(terms: tuple[Tensor, ...]) -> Tensor:
+            return torch.logsumexp(terms[0], 0) - count
+
         if pointwise:
-            terms = self._collect(_row_terms, count, y=observed)
-            return torch.logsumexp(terms, 0) - math.log(count)
-        terms = self._collect(lambda met, row: _masked_total(met, row, self._program), count, y=observed, per_task=True)
-        return torch.logsumexp(terms, 0) - math.log(count)
+            return self._reduced(lambda met, row: (met.rows_log_prob(),), mixed, y=observed)
+        return self._reduced(
+            lambda met, row: (program.observed_log_prob(met, row.mask),), mixed, y=observed, per_task=True
+        )
 
     def frame(self, level: float = 0.9) -> pd.DataFrame:
         """A long table: task, row, mean, sd, lower, upper."""
@@ -136,23 +143,23 @@ class Predictive:
     def _mean_and_sd(self) -> tuple[Tensor, Tensor]:
         if self._moments is None:
             try:
-                means = self._collect(lambda met, row: met.fn.mean, len(self._phi))
-                variances = self._collect(lambda met, row: met.fn.variance, len(self._phi))
-                sd = (variances.mean(0) + means.var(0, correction=0)).sqrt()
-                self._moments = means.mean(0), sd
+                moments = self._reduced(lambda met, row: (met.fn.mean, met.fn.variance), _total_moments, lead=(2,))
             except NotImplementedError:
                 draws = self.sample(max(QUANTILE_DRAWS, len(self._phi)), seed=0)
-                self._moments = draws.mean(0), draws.std(0)
+                moments = torch.stack([draws.mean(0), draws.std(0)])
+            self._moments = moments[0], moments[1]
         return self._moments
 
     def _normal_quantiles(self, levels: list[float]) -> Tensor | None:
-        """Quantiles of the mixture where the observations are Normal, else None."""
+        """Quantiles (levels, T, m) of the mixture where the observations are Normal, else None."""
+
+        def solve(parameters: tuple[Tensor, ...]) -> Tensor:
+            return torch.stack([normal_mixture_quantile(*parameters, level) for level in levels])
+
         try:
-            loc = self._collect(lambda met, row: _normal(met).loc + 0 * met.value, len(self._phi))
-            scale = self._collect(lambda met, row: _normal(met).scale + 0 * met.value, len(self._phi))
+            return self._reduced(_loc_and_scale, solve, lead=(len(levels),))
         except NotImplementedError:
             return None
-        return torch.stack([_mixture_quantile(loc, scale, level) for level in levels])
 
     def _observed(self, y: Tensor | Sequence[Any] | Tasks) -> Tasks:
         """Query inputs with observations in place of the placeholders."""
@@ -171,55 +178,73 @@ class Predictive:
         xs = [task.x for task in self.query]
         return Tasks.from_lists(xs, ys, names=self.names, context=self.query.context or None, allow_empty=True)
 
-    def _collect(
+    def _reduced(
         self,
-        read: Callable[[Meeting, Row], Tensor],
-        count: int,
+        read: Callable[[Meeting, Row], tuple[Tensor, ...]],
+        reduce: Callable[[tuple[Tensor, ...]], Tensor],
         *,
+        lead: tuple[int, ...] = (),
         pick: Tensor | None = None,
         y: Tasks | None = None,
         random: bool = False,
         per_task: bool = False,
     ) -> Tensor:
-        """`read` of the observed site under each draw: (count, T, m), or (count, T) with `per_task`."""
+        """`read` of the observed site under each draw, (S, tasks, m) each, `reduce`d to (*lead, tasks, m).
+
+        Done for as many tasks at a time as keep memory bounded. With `per_task` there is no axis m; with `random`
+        the site is drawn afresh, with `y` it stands at these observations.
+        """
         tasks = self.query if y is None else y
-        pick = torch.arange(count) if pick is None else pick
-        width = () if per_task else (int(tasks.sizes.max()) if len(tasks) else 0, *self.query.y.shape[1:])
-        out = torch.full((count, len(tasks), *width), math.nan, dtype=torch.float64)
+        pick = torch.arange(len(self._phi)) if pick is None else pick
+        width = () if per_task else (int(tasks.sizes.max()), *self.query.y.shape[1:])
+        out = torch.full((*lead, len(tasks), *width), math.nan, dtype=torch.float64)
         for batch in tasks.padded(exact_sizes=not self._program.structure.maskable):
-            values = self._batch(read, batch, pick, y is not None, random)
-            if per_task:
-                out[:, batch.index] = values
-            else:
-                m = batch.mask.shape[1]
-                hidden = ~batch.mask.reshape(*batch.mask.shape, *(1,) * (values.dim() - 3))
-                out[:, batch.index, :m] = values.masked_fill(hidden, math.nan)
+            step = max(1, CHUNK_NUMBERS // (len(pick) * max(1, batch.y[0].numel())))
+            for start in range(0, len(batch.index), step):
+                part = _slice(batch, slice(start, start + step))
+                values = reduce(self._under_draws(read, part, pick, y is not None, random))
+                if per_task:
+                    out[..., part.index] = values
+                    continue
+                hidden = ~part.mask.reshape(*part.mask.shape, *(1,) * (self.query.y.dim() - 1))
+                at = (*[slice(None)] * len(lead), part.index, slice(0, part.mask.shape[1]))
+                out[at] = values.masked_fill(hidden, math.nan)
         return out
 
-    def _batch(
-        self, read: Callable[[Meeting, Row], Tensor], batch: Padded, pick: Tensor, observed: bool, random: bool
-    ) -> Tensor:
-        program = self._program
-        rows = Row.of(batch)
-        chunk = max(1, CHUNK_NUMBERS // (4 * max(1, batch.mask.numel())))
+    def _under_draws(
+        self, read: Callable[[Meeting, Row], tuple[Tensor, ...]], batch: Padded, pick: Tensor, observed: bool, random: bool
+    ) -> tuple[Tensor, ...]:
+        program, rows = self._program, Row.of(batch)
 
-        def one(u: Tensor, v: Tensor, row: Row) -> Tensor:
-            return read(_predicted(program, program.phi(u), v, row, observed), row)
+        def one(u: Tensor, v: Tensor, row: Row) -> tuple[Tensor, ...]:
+            return read(_predicted(program, program.returned(u), v, row, observed, random), row)
 
-        randomness = "different" if random or not observed else "error"
+        randomness = "different" if random else "error"
         mapped = program.over_tasks(one, randomness=randomness)
         arguments = (self._phi[pick][:, batch.index], self._theta[pick][:, batch.index])
-        with torch.random.fork_rng(devices=[], enabled=not random):
-            result: Tensor = over_draws(
-                program, lambda u, v: mapped(u, v, rows), arguments, chunk, randomness=randomness
-            )
+        chunk = max(1, CHUNK_NUMBERS // (4 * max(1, batch.y.numel())))
+        result: tuple[Tensor, ...] = over_draws(
+            program, lambda u, v: mapped(u, v, rows), arguments, chunk, randomness=randomness
+        )
         return result
 
 
-def _predicted(program: Program, phi: Phi, v: Tensor, row: Row, observed: bool) -> Meeting:
-    """The observed site at θ coordinates v, drawn afresh or at the observations of the row."""
-    handler = Values(program.structure.theta.split(v))
-    program.run(handler, phi.returned, row.x, row.y if observed else None, row.context)
+def _slice(batch: Padded, part: slice) -> Padded:
+    context = {name: value[part] for name, value in batch.context.items()}
+    return Padded(batch.index[part], batch.x[part], batch.y[part], batch.mask[part], context)
+
+
+def _total_moments(moments: tuple[Tensor, ...]) -> Tensor:
+    """Mean and standard deviation of an equal mixture, from those of its components (S, ...)."""
+    means, variances = moments
+    return torch.stack([means.mean(0), (variances.mean(0) + means.var(0, correction=0)).sqrt()])
+
+
+def _predicted(program: Program, phi: Any, v: Tensor, row: Row, observed: bool, random: bool) -> Meeting:
+    """The observed site at θ coordinates v: drawn afresh, at the observations of the row, or just its distribution."""
+    fallback = None if random else lambda name, fn: torch.zeros(fn.shape())
+    handler = Values(program.structure.theta.split(v), fallback=fallback)
+    program.run(handler, phi, row.x, row.y if observed else None, row.context)
     names = [name for name in program.structure.observed if name in handler.met]
     if not names:
         raise HierarchyError(
@@ -238,27 +263,28 @@ def _normal(met: Meeting) -> Any:
     return fn
 
 
-def _row_terms(met: Meeting, row: Row) -> Tensor:
-    return met.rows_log_prob()
+def _loc_and_scale(met: Meeting, row: Row) -> tuple[Tensor, ...]:
+    fn = _normal(met)
+    return fn.loc, fn.scale.expand(fn.loc.shape)
 
 
-def _masked_total(met: Meeting, row: Row, program: Program) -> Tensor:
-    if not program.structure.maskable:
-        return met.log_prob()
-    terms = met.rows_log_prob()
-    return torch.where(row.mask.reshape(row.mask.shape + (1,) * (terms.dim() - 1)), terms, 0.0).sum()
-
-
-def _mixture_quantile(loc: Tensor, scale: Tensor, level: float) -> Tensor:
-    """The quantile of an equal mixture of Normals (S, ...) by bisection, to rounding."""
-    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(2 * level - 1, dtype=torch.float64)))
+def normal_mixture_quantile(loc: Tensor, scale: Tensor, level: float) -> Tensor:
+    """The quantile of an equal mixture of Normals (S, ...), by Newton steps kept inside a shrinking bracket."""
+    z = float(torch.special.ndtri(torch.tensor(level, dtype=torch.float64)))
     each = loc + scale * z
     lower, upper = each.min(0).values, each.max(0).values
-    for _ in range(BISECTIONS):
-        middle = (lower + upper) / 2
-        below = torch.special.ndtr((middle - loc) / scale).mean(0) < level
-        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
-    return (lower + upper) / 2
+    x = torch.clamp(loc.mean(0) + z * (scale.square().mean(0) + loc.var(0, correction=0)).sqrt(), lower, upper)
+    inverse = 1 / (scale * math.sqrt(2))
+    for _ in range(NEWTON_STEPS):
+        t = (x - loc) * inverse
+        excess = 0.5 * torch.erf(t).mean(0) + 0.5 - level
+        if bool((excess.abs() <= PROBABILITY_ERROR).all()):
+            break
+        density = (torch.exp(-t * t) * inverse).mean(0) / math.sqrt(math.pi)
+        lower, upper = torch.where(excess < 0, x, lower), torch.where(excess > 0, x, upper)
+        step = x - excess / density
+        x = torch.where((step >= lower) & (step <= upper), step, (lower + upper) / 2)
+    return x
 
 
 def query_tasks(adapted: Tasks, x: Any) -> Tasks:

@@ -118,6 +118,11 @@ class Program:
         """The point of φ at unconstrained coordinates u (q,)."""
         return self._phi(Values(self.structure.phi.split(u)))
 
+    def returned(self, u: Tensor) -> Any:
+        """What the hyperprior returns at unconstrained coordinates u (q,): what the task takes as φ."""
+        with block(), Values(self.structure.phi.split(u)):
+            return self.hyperprior()
+
     def phi_at(self, values: Mapping[str, Tensor]) -> Phi:
         """The point of φ with these constrained values; `log_prior` then has no Jacobian."""
         return self._phi(Values(values, constrained=True))

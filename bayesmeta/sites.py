@@ -23,7 +23,7 @@ from torch.distributions import biject_to
 
 from bayesmeta.errors import HierarchyError
 
-__all__ = ["Meeting", "Site", "Sites", "Values", "draw", "elementwise_log_prob", "element_labels", "place", "quiet_pyro"]
+__all__ = ["Meeting", "Site", "Sites", "Values", "draw", "elementwise_log_prob", "element_labels", "place", "place_log_prob", "quiet_pyro"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class Site:
     def size(self) -> int:
         """Number of unconstrained coordinates."""
         return math.prod(self.unconstrained_shape)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether its coordinates are its values: real support, nothing reshaped."""
+        probe = torch.linspace(-2.0, 2.0, self.size).reshape(self.unconstrained_shape)
+        return self.shape == self.unconstrained_shape and torch.equal(biject_to(self.support)(probe), probe)
 
     def describe_support(self) -> str:
         """The support in a word: ``real``, ``positive``, ``corr_cholesky``, ..."""
@@ -107,8 +113,7 @@ def describe_support(support: Any) -> str:
 class Meeting:
     """What was seen of one site in one run: its distribution, its value and its log density terms.
 
-    `placed` is the log density of a latent site in its coordinates, Jacobian included, where coordinates
-    were given; `plates` are the names and (negative) batch axes of the plates that the site stands in.
+    `coordinates` are those that a latent site was given, and `centred` how they are meant; `plates` are the names and (negative) batch axes of the plates that the site stands in.
     """
 
     name: str
@@ -117,12 +122,16 @@ class Meeting:
     observed: bool
     scale: Any = 1.0
     mask: Any = None
-    placed: Tensor | None = None
+    coordinates: Tensor | None = None
+    centred: bool = True
     plates: tuple[tuple[str, int], ...] = ()
 
     def log_prob(self) -> Tensor:
-        """Log density of the site, summed; in the coordinates it was given in, if it was."""
-        terms = self.fn.log_prob(self.value) if self.placed is None else self.placed
+        """Log density of the site, summed; in the coordinates it was given in, if it was, with their Jacobian."""
+        if self.coordinates is None:
+            terms = self.fn.log_prob(self.value)
+        else:
+            terms = place_log_prob(self.fn, self.coordinates, self.value, self.centred)
         total: Tensor = scale_and_mask(terms, self.scale, self.mask).sum()
         return total
 
@@ -132,36 +141,43 @@ class Meeting:
         return terms
 
 
-def place(fn: Any, u: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
-    """The value of a site at unconstrained coordinates u, and its log density there, Jacobian included.
+STANDARDISED = ("Normal", "LogNormal", "MultivariateNormal")
+
+
+def place(fn: Any, u: Tensor, centred: bool) -> Tensor:
+    """The value of a site at unconstrained coordinates u.
 
     Not centred, a normal site is ``loc + scale u`` with u standard normal: the prior of u then does not depend
     on φ, which takes the funnel out of the joint density (Papaspiliopoulos, Roberts, Sköld 2007).
     """
     base = _base(fn)
-    if not centred and type(base).__name__ in ("Normal", "LogNormal", "MultivariateNormal"):
-        return _standard(base, u)
-    transform = biject_to(fn.support)
-    value = transform(u)
-    log_jacobian = transform.log_abs_det_jacobian(u, value)
-    log_prob = fn.log_prob(value)
+    name = type(base).__name__
+    if centred or name not in STANDARDISED:
+        value: Tensor = biject_to(fn.support)(u)
+        return value
+    if name == "MultivariateNormal":
+        return base.loc + (base.scale_tril * u.unsqueeze(-2)).sum(-1)
+    value = base.loc + base.scale * u
+    return value.exp() if name == "LogNormal" else value
+
+
+def place_log_prob(fn: Any, u: Tensor, value: Tensor, centred: bool) -> Tensor:
+    """Log density of a site in its coordinates u, Jacobian included, over its batch shape."""
+    name = type(_base(fn)).__name__
+    if not centred and name in STANDARDISED:
+        terms = -0.5 * (u.square() + math.log(2 * math.pi))
+        return terms.sum(-1) if name == "MultivariateNormal" else terms
+    log_prob: Tensor = fn.log_prob(value)
+    log_jacobian = biject_to(fn.support).log_abs_det_jacobian(u, value)
     if log_jacobian.dim() > log_prob.dim():
         log_jacobian = log_jacobian.sum(tuple(range(log_prob.dim(), log_jacobian.dim())))
-    return value, log_prob + log_jacobian
+    return log_prob + log_jacobian
 
 
 def _base(fn: Any) -> Any:
     while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn
-
-
-def _standard(base: Any, u: Tensor) -> tuple[Tensor, Tensor]:
-    log_prob = -0.5 * (u.square() + math.log(2 * math.pi))
-    if type(base).__name__ == "MultivariateNormal":
-        return base.loc + (base.scale_tril * u.unsqueeze(-2)).sum(-1), log_prob.sum(-1)
-    value = base.loc + base.scale * u
-    return (value.exp() if type(base).__name__ == "LogNormal" else value), log_prob
 
 
 def elementwise_log_prob(fn: Any, value: Tensor) -> Tensor:
@@ -195,7 +211,7 @@ class Values(Messenger):  # type: ignore[misc]
         self.centred = centred
         self.fallback = fallback
         self.met: dict[str, Meeting] = {}
-        self._placed: dict[str, Tensor] = {}
+        self._centred: dict[str, bool] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or _is_subsample(msg):
@@ -206,8 +222,8 @@ class Values(Messenger):  # type: ignore[misc]
         elif self.constrained:
             msg["value"] = self.values[name]
         else:
-            plain = self.centred or msg["mask"] is not None or not _unscaled(msg["scale"])
-            msg["value"], self._placed[name] = place(msg["fn"], self.values[name], plain)
+            self._centred[name] = self.centred or msg["mask"] is not None or not _unscaled(msg["scale"])
+            msg["value"] = place(msg["fn"], self.values[name], self._centred[name])
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if _is_subsample(msg) or msg["infer"].get("_deterministic", False):
@@ -220,7 +236,8 @@ class Values(Messenger):  # type: ignore[misc]
             bool(msg["is_observed"]),
             msg["scale"],
             msg["mask"],
-            self._placed.get(name),
+            self.values[name] if name in self._centred else None,
+            self._centred.get(name, True),
             tuple((frame.name, frame.dim) for frame in msg["cond_indep_stack"] if frame.vectorized),
         )
 

@@ -94,7 +94,7 @@ def _by_nuts(program: Program, phi: Tensor, tasks: Tasks, seed: int, progress: b
         """log p(θ_t, y_t | φ_s) (S, T), tasks in the order of the batches."""
 
         def draw(u: Tensor) -> Tensor:
-            returned = program.phi(u).returned
+            returned = program.returned(u)
             counts = [len(row.mask) for row in rows]
             parts = [
                 program.over_tasks(lambda v, row: program.log_joint(returned, v, row))(piece, row)
@@ -127,7 +127,7 @@ def _from_population(program: Program, phi: Tensor, tasks: Tasks, seed: int) -> 
     rows = first_rows(tasks)
 
     def draw(u: Tensor) -> Tensor:
-        returned = program.phi(u).returned
+        returned = program.returned(u)
         drawn: Tensor = program.over_tasks(lambda row: program.drawn(returned, row), randomness="different")(rows)
         return drawn
 
@@ -149,7 +149,7 @@ def _continued(posterior: Posterior, pick: Tensor, known: Tasks, before: Tasks) 
     centred = program.with_centring(True)
 
     def draw(u: Tensor, v: Tensor) -> Tensor:
-        returned = program.phi(u).returned
+        returned = program.returned(u)
         moved: Tensor = program.over_tasks(lambda v, row: centred.coordinates(program.values(v, returned, row), returned, row))(
             v, first_rows(known)
         )

@@ -61,11 +61,18 @@ def theta_values(evidence: Gram | Exact | Joint, phi: Tensor, v: Tensor) -> dict
 
 def constrained(program: Program, tasks: Tasks, phi: Tensor, v: Tensor) -> dict[str, Tensor]:
     """`theta_values` for a program and tasks. Needs no observations: one row of each task is enough."""
+    structure = program.structure
+    if program.centred and all(site.is_real for site in structure.theta):
+        parts = v.split([site.size for site in structure.theta], -1)
+        return {
+            site.name: part.reshape(*v.shape[:-1], *site.shape)
+            for site, part in zip(structure.theta, parts, strict=True)
+        }
     rows = first_rows(tasks)
     per_task = phi.dim() == 3
 
     def one(u: Tensor, v: Tensor, row: Row) -> dict[str, Tensor]:
-        return program.values(v, program.phi(u).returned, row)
+        return program.values(v, program.returned(u), row)
 
     def draw(u: Tensor, v: Tensor) -> Any:
         if per_task:

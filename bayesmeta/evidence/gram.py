@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from bayesmeta.evidence.exact import DISTANCES, TOLERANCE, Exact, expansion, probe_rows
 from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, dot, log_integral
@@ -258,7 +257,7 @@ def _random_phi(program: Program, count: int, seed: int = 1) -> list[Phi]:
 
 def _entering(program: Program, rows: list[Row]) -> Tensor | None:
     """Which elements of φ the mean depends on, (b,); None where it is not affine or the scale not constant."""
-    if not program.structure.maskable or not _real(program) or not rows:
+    if not program.structure.maskable or not rows or not all(site.is_real for site in program.structure.theta):
         return None
     flats = [program.structure.phi.flatten(phi.values) for phi in _random_phi(program, 6)]
     generator = torch.Generator().manual_seed(2)
@@ -269,16 +268,6 @@ def _entering(program: Program, rows: list[Row]) -> Tensor | None:
             return None
         entering |= (jacobian[:, : len(flats[0])] != 0).any(0)
     return entering.nonzero().squeeze(-1)
-
-
-def _real(program: Program) -> bool:
-    """Whether the coordinates of θ are θ itself."""
-    sites = program.structure.theta
-    probes = [torch.linspace(-2.0, 2.0, site.size).reshape(site.unconstrained_shape) for site in sites]
-    return all(
-        site.shape == site.unconstrained_shape and torch.equal(biject_to(site.support)(probe), probe)
-        for site, probe in zip(sites, probes, strict=True)
-    )
 
 
 def _affine(program: Program, row: Row, flats: list[Tensor], generator: torch.Generator) -> Tensor | None:

@@ -1,26 +1,46 @@
-"""Shrinkage: what each task says on its own, what the population says, and the posterior between the two.
+"""Shrinkage: what each task says alone, what all say together, and the hierarchical posterior between them.
 
-For every task, three estimates of one element of θ: the task alone (the posterior under a prior so wide that it
-says nothing is approximated by the task's own observations), the population mean, and the hierarchical posterior
-with its interval.
+Each task is a column: a ring for the task alone (no pooling), a dot and a bar for its posterior in the
+population (partial pooling), and a thin line from the one to the other, which is the shrinkage. Behind them,
+the estimate with all tasks as one (complete pooling), and the mean of the population, which may depend on the
+task's context. What these are is said in `bayesmeta.plot.pooling`; they are drawn where the evidence is exact.
+After a joint fit the posterior stands by itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from bayesmeta.errors import OptionError, UnknownNameError, unknown
+from bayesmeta.plot.pooling import Pooling, pooling
+from bayesmeta.sites import element_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bayesmeta.posterior import Posterior
 
-__all__ = ["shrinkage"]
+__all__ = ["noun", "shrinkage"]
 
 MOST_TASKS = 100
+MOST_TICKS = 25
+BLUE, GREY, RED, BLACK = "#1f5fa8", "#5f5f5f", "#b8392b", "#111111"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What is drawn, a number per task (T,) from left to right; `pooled` is None after a joint fit."""
+
+    place: Tensor
+    sizes: Tensor
+    lower: Tensor
+    middle: Tensor
+    upper: Tensor
+    pooled: Pooling | None
 
 
 def shrinkage(
@@ -29,60 +49,168 @@ def shrinkage(
     site: str | None = None,
     element: int = 0,
     level: float = 0.9,
+    along: str | None = None,
     label: str | None = None,
     ax: Axes | None = None,
-) -> Any:
-    """Posterior of one element of θ per task, sorted by the number of observations.
+) -> Axes:
+    """Draw one element of θ per task: alone, in its population, and what the population says.
 
     Args:
         posterior: The fitted population.
         site: Name of the θ site; the first by default.
         element: Which element of the site, counted over its flattened shape.
         level: Probability of the interval drawn for each task.
+        along: A context that gives the horizontal axis, the area of a ring then grows with the number of
+            observations; by default tasks stand in the order of that number. Of more than 100 tasks an even
+            spread is drawn.
         label: Label of the vertical axis, with its unit.
         ax: Axes to draw in; a new figure by default.
 
     Returns:
         The axes.
-    """
-    import matplotlib.pyplot as plt
 
-    names = list(posterior.theta)
-    site = names[0] if site is None else site
-    if site not in names:
-        raise UnknownNameError(unknown("site", site, names))
-    values = posterior.theta[site].flatten(2) if posterior.theta[site].dim() > 2 else posterior.theta[site][..., None]
-    if not 0 <= element < values.shape[-1]:
-        raise OptionError(f"element must lie between 0 and {values.shape[-1] - 1}, got {element}")
-    values = values[..., element]
-    order = _order(posterior)
-    values = values[:, order]
-    quantiles = torch.tensor([(1 - level) / 2, 0.5, (1 + level) / 2], dtype=torch.float64)
-    lower, middle, upper = torch.quantile(values, quantiles, dim=0)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(min(14, 4 + 0.11 * len(order)), 4.5), layout="constrained")
-    place = torch.arange(len(order))
-    ax.axhline(float(values.mean()), color="0.5", linewidth=1, label="mean over tasks", zorder=1)
-    ax.vlines(place, lower, upper, color="tab:blue", alpha=0.45, linewidth=2, label=f"{level:.0%} interval")
-    ax.scatter(place, middle, s=14, color="tab:blue", label="posterior median, task in its population", zorder=3)
-    sizes = posterior.tasks.sizes[order]
-    ax.set_xticks(place[:: max(1, len(order) // 20)].tolist())
-    ax.set_xticklabels([str(int(n)) for n in sizes[:: max(1, len(order) // 20)]])
-    ax.set_xlabel(_xlabel(posterior, len(order)))
-    ax.set_ylabel(label or (site if values.dim() == 2 and posterior.theta[site].dim() == 2 else f"{site}[{element}]"))
-    ax.legend(frameon=False, fontsize="small")
+    Raises:
+        UnknownNameError: No such site, or no such context.
+        OptionError: No such element, a level outside (0, 1), or a context of several numbers per task.
+    """
+    site = _site(posterior, site)
+    shape = tuple(posterior.theta[site].shape[2:])
+    _check(level, element, shape)
+    order = _order(posterior.tasks.sizes if along is None else _context(posterior, along))
+    columns = _columns(posterior, site, element, level, along, order)
+    ax = _new_axes(len(order)) if ax is None else ax
+    _draw(ax, columns, noun(posterior), along, level)
+    if along is None:
+        _size_ticks(ax, columns.sizes)
+    shown = f" ({len(order)} of {len(posterior.tasks):,} drawn)" if len(order) < len(posterior.tasks) else ""
+    ax.set_xlabel((along or f"observations per {noun(posterior)}, fewest first") + shown)
+    ax.set_ylabel(label or element_labels(site, shape)[element])
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
 
 
-def _order(posterior: Posterior) -> torch.Tensor:
-    """Tasks by number of observations; of very many, an even spread."""
-    order = torch.argsort(posterior.tasks.sizes, stable=True)
+def noun(posterior: Posterior) -> str:
+    """What a task is called: the name of the column that the tasks came from, or "task"."""
+    columns = posterior.tasks.columns
+    return "task" if columns is None else columns.task
+
+
+# --- what is drawn ------------------------------------------------------------------------------------------
+
+
+def _site(posterior: Posterior, site: str | None) -> str:
+    names = list(posterior.theta)
+    if site is not None and site not in names:
+        raise UnknownNameError(unknown("site", site, names))
+    return names[0] if site is None else site
+
+
+def _check(level: float, element: int, shape: tuple[int, ...]) -> None:
+    count = torch.Size(shape).numel()
+    if not 0 <= element < count:
+        raise OptionError(f"element must lie between 0 and {count - 1}, got {element}")
+    if not 0 < level < 1:
+        raise OptionError(f"level must lie between 0 and 1, got {level!r}")
+
+
+def _context(posterior: Posterior, along: str) -> Tensor:
+    context = posterior.tasks.context
+    if along not in context:
+        raise UnknownNameError(unknown("context", along, list(context)))
+    if context[along].dim() > 1:
+        shape = tuple(context[along].shape[1:])
+        raise OptionError(f"along: context {along!r} has shape {shape} per task; wanted one number")
+    return context[along]
+
+
+def _order(key: Tensor) -> Tensor:
+    """Tasks from left to right; of very many, an even spread."""
+    order = torch.argsort(key, stable=True)
     if len(order) > MOST_TASKS:
         order = order[torch.linspace(0, len(order) - 1, MOST_TASKS).round().long()]
     return order
 
 
-def _xlabel(posterior: Posterior, shown: int) -> str:
-    total = len(posterior.tasks)
-    which = f"{shown} of {total:,} tasks, evenly spread" if shown < total else f"{total} tasks"
-    return f"observations of the task ({which}, fewest first)"
+def _columns(
+    posterior: Posterior, site: str, element: int, level: float, along: str | None, order: Tensor
+) -> _Columns:
+    draws = posterior.theta[site][:, order]
+    draws = draws.reshape(*draws.shape[:2], -1)[..., element]
+    tail = torch.tensor([(1 - level) / 2, 0.5, (1 + level) / 2], dtype=torch.float64)
+    lower, middle, upper = torch.quantile(draws, tail, dim=0)
+    rank = torch.arange(len(order), dtype=torch.float64)
+    return _Columns(
+        place=rank if along is None else _context(posterior, along)[order],
+        sizes=posterior.tasks.sizes[order],
+        lower=lower,
+        middle=middle,
+        upper=upper,
+        pooled=_pooled(posterior, site, element, order),
+    )
+
+
+def _pooled(posterior: Posterior, site: str, element: int, order: Tensor) -> Pooling | None:
+    found = pooling(posterior, site)
+    if found is None:
+        return None
+    parts = (found.alone, found.together, found.population)
+    return Pooling(*(values.reshape(len(values), -1)[order, element] for values in parts))
+
+
+# --- drawing ------------------------------------------------------------------------------------------------
+
+
+def _new_axes(count: int) -> Axes:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(min(9.5, 4.5 + 0.06 * count), 4.8), layout="constrained")[1]
+
+
+def _draw(ax: Axes, columns: _Columns, noun: str, along: str | None, level: float) -> None:
+    if columns.pooled is not None:
+        _draw_alone(ax, columns, columns.pooled.alone, noun, along)
+        _draw_together(ax, columns.pooled.together)
+        _draw_population(ax, columns.place, columns.pooled.population, along)
+    ax.vlines(columns.place, columns.lower, columns.upper, color=BLUE, alpha=0.4, linewidth=2.5, zorder=3)
+    ax.scatter(columns.place, columns.middle, s=16, color=BLUE, zorder=4)
+    label = f"{noun} in the population: median and {level:.0%} interval"
+    ax.plot([], [], "-o", color=BLUE, markersize=4, label=label)
+
+
+def _draw_alone(ax: Axes, columns: _Columns, alone: Tensor, noun: str, along: str | None) -> None:
+    """A ring for the task alone, with a line to its posterior; NaN is not drawn."""
+    ax.vlines(columns.place, alone, columns.middle, color=GREY, alpha=0.5, linewidth=0.8, zorder=2)
+    area = 22 if along is None else (14 + 150 * columns.sizes / columns.sizes.max()).numpy()
+    ax.scatter(columns.place, alone, s=area, facecolors="white", edgecolors=GREY, linewidths=1.0, zorder=2.5)
+    ax.plot([], [], "o", mfc="white", mec=GREY, markersize=5, label=f"{noun} alone (no pooling)")
+
+
+def _draw_together(ax: Axes, together: Tensor) -> None:
+    height, label = float(together[0]), "all as one (complete pooling)"
+    ax.axhline(height, color=RED, linewidth=1.2, linestyle="--", zorder=1, label=label)
+
+
+def _draw_population(ax: Axes, place: Tensor, population: Tensor, along: str | None) -> None:
+    """The mean of the population: a line where it is one, else a dash for each task."""
+    same = bool(torch.isclose(population, population[0], rtol=1e-9, atol=1e-12).all())
+    if along is not None or same:
+        ax.plot(place, population, color=BLACK, linewidth=1.2, zorder=1.5, label="mean of the population")
+    else:
+        ax.scatter(place, population, marker="_", s=40, color=BLACK, linewidths=1.2, zorder=3.5)
+        label = "mean of the population, given its context"
+        ax.plot([], [], "_", color=BLACK, markersize=7, label=label)
+
+
+def _size_ticks(ax: Axes, sizes: Tensor) -> None:
+    """The number of observations below the first task that has it, as far as there is room; always the last."""
+    room = max(1.0, len(sizes) / MOST_TICKS)
+    last = len(sizes) - 1
+    ticks: dict[int, int] = {}
+    for place, size in enumerate(sizes.tolist()):
+        free = not ticks or (place - max(ticks) >= room and last - place >= room)
+        if free and size not in ticks.values():
+            ticks[place] = size
+    ticks[last] = int(sizes[last])
+    ax.set_xticks(list(ticks), [f"{size:,}" for size in ticks.values()])
+    ax.set_xlim(-1, len(sizes))
