@@ -3,8 +3,8 @@
 Each task is a column: a ring for the task alone (no pooling), a dot and a bar for its posterior in the
 population (partial pooling), and a thin line from the one to the other, which is the shrinkage. Behind them,
 the estimate with all tasks as one (complete pooling), and the mean of the population, which may depend on the
-task's context. What these are is said in `bayesmeta.plot.pooling`; they are drawn where the evidence is exact.
-After a joint fit the posterior stands by itself.
+context of the task. What these are is said in `bayesmeta.plot.pooling`; they are drawn where the evidence is
+exact. After a joint fit the posterior stands by itself.
 """
 
 from __future__ import annotations
@@ -80,10 +80,7 @@ def shrinkage(
     columns = _columns(posterior, site, element, level, along, order)
     ax = _new_axes(len(order)) if ax is None else ax
     _draw(ax, columns, noun(posterior), along, level)
-    if along is None:
-        _size_ticks(ax, columns.sizes)
-    shown = f" ({len(order)} of {len(posterior.tasks):,} drawn)" if len(order) < len(posterior.tasks) else ""
-    ax.set_xlabel((along or f"observations per {noun(posterior)}, fewest first") + shown)
+    _label_horizontal(ax, posterior, columns, along, [posterior.tasks.names[k] for k in order.tolist()])
     ax.set_ylabel(label or element_labels(site, shape)[element])
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -132,9 +129,7 @@ def _order(key: Tensor) -> Tensor:
     return order
 
 
-def _columns(
-    posterior: Posterior, site: str, element: int, level: float, along: str | None, order: Tensor
-) -> _Columns:
+def _columns(posterior: Posterior, site: str, element: int, level: float, along: str | None, order: Tensor) -> _Columns:
     draws = posterior.theta[site][:, order]
     draws = draws.reshape(*draws.shape[:2], -1)[..., element]
     tail = torch.tensor([(1 - level) / 2, 0.5, (1 + level) / 2], dtype=torch.float64)
@@ -202,15 +197,37 @@ def _draw_population(ax: Axes, place: Tensor, population: Tensor, along: str | N
         ax.plot([], [], "_", color=BLACK, markersize=7, label=label)
 
 
-def _size_ticks(ax: Axes, sizes: Tensor) -> None:
-    """The number of observations below the first task that has it, as far as there is room; always the last."""
-    room = max(1.0, len(sizes) / MOST_TICKS)
-    last = len(sizes) - 1
-    ticks: dict[int, int] = {}
-    for place, size in enumerate(sizes.tolist()):
-        free = not ticks or (place - max(ticks) >= room and last - place >= room)
-        if free and size not in ticks.values():
-            ticks[place] = size
-    ticks[last] = int(sizes[last])
-    ax.set_xticks(list(ticks), [f"{size:,}" for size in ticks.values()])
+def _label_horizontal(ax: Axes, posterior: Posterior, columns: _Columns, along: str | None, names: list[str]) -> None:
+    if along is None:
+        _ticks(ax, columns.sizes, names, noun(posterior))
+    else:
+        ax.set_xlabel(along)
+    if len(names) < len(posterior.tasks):
+        ax.set_xlabel(f"{ax.get_xlabel()} ({len(names)} of {len(posterior.tasks):,} tasks, evenly spread)")
+
+
+def _ticks(ax: Axes, sizes: Tensor, names: list[str], noun: str) -> None:
+    """Names below few tasks, numbers of observations below many."""
     ax.set_xlim(-1, len(sizes))
+    if len(sizes) > MOST_TICKS:
+        places = _places(sizes)
+        ax.set_xticks(places, [f"{int(sizes[place]):,}" for place in places])
+        ax.set_xlabel(f"observations per {noun}, fewest first")
+        return
+    equal = bool((sizes == sizes[0]).all())
+    counts = [""] * len(names) if equal else [f" ({size:,})" for size in sizes.tolist()]
+    labels = [name + count for name, count in zip(names, counts, strict=True)]
+    crowded = sum(map(len, labels)) > 60
+    ax.set_xticks(range(len(names)), labels, rotation=45 if crowded else 0, ha="right" if crowded else "center")
+    ax.set_xlabel(f"{noun} (observations: {f'{int(sizes[0]):,} each' if equal else 'in brackets, fewest first'})")
+
+
+def _places(sizes: Tensor) -> list[int]:
+    """The first task of each number of observations, where there is room, and the last task."""
+    room, last = max(1.0, len(sizes) / MOST_TICKS), len(sizes) - 1
+    found: list[int] = []
+    for place in range(len(sizes)):
+        first = place == 0 or sizes[place] != sizes[place - 1]
+        if first and (not found or place - found[-1] >= room) and last - place >= room:
+            found.append(place)
+    return [*found, last]
