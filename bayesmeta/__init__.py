@@ -1,9 +1,9 @@
 """Hierarchical Bayesian meta-learning on Pyro and PyTorch.
 
-    hierarchy = bm.Hierarchy(hyperprior, task)
-    posterior = bm.fit(hierarchy, tasks)
-    adapted = posterior.adapt(new_tasks)
-    adapted.predict(x).interval(0.9)
+hierarchy = bm.Hierarchy(hyperprior, task)
+posterior = bm.fit(hierarchy, tasks)
+adapted = posterior.adapt(new_tasks)
+adapted.predict(x).interval(0.9)
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def compiled(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Callable[..., Se
     context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
     with torch.no_grad(), config.patch(options), tracing(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # inductor's own, about torch
-        code: Callable[..., Sequence[Tensor]] = inductor(graph, list(inputs))  # type: ignore[no-untyped-call]
+        code: Callable[..., Sequence[Tensor]] = inductor(graph, list(inputs))
         code(*inputs)
     return code
 

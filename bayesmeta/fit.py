@@ -75,24 +75,16 @@ def log_density(evidence: Collapsed | Joint, *, compile: bool = True) -> Density
     program = evidence.program
     leaves, spec = pytree.tree_flatten(evidence.data)
     q, p = program.structure.phi.size, program.structure.theta.size
-    count = len(evidence.tasks)
+    count = len(evidence.tasks) if isinstance(evidence, Joint) else 0
 
-    def collapsed(u: Tensor, *leaves: Tensor) -> Tensor:
-        phi = program.phi(u)
-        total: Tensor = evidence.total(phi, pytree.tree_unflatten(list(leaves), spec))  # type: ignore[call-arg,arg-type]
-        return phi.log_prior + total
+    def log_joint(u: Tensor, *leaves: Tensor) -> Tensor:
+        phi, data = program.phi(u[:q]), pytree.tree_unflatten(list(leaves), spec)
+        if isinstance(evidence, Joint):
+            return phi.log_prior + evidence.total(phi, u[q:].reshape(count, p), data)
+        return phi.log_prior + evidence.total(phi, data)
 
-    def joint(u: Tensor, *leaves: Tensor) -> Tensor:
-        phi = program.phi(u[:q])
-        data = pytree.tree_unflatten(list(leaves), spec)
-        total: Tensor = evidence.total(phi, u[q:].reshape(count, p), data)  # type: ignore[call-arg,arg-type]
-        return phi.log_prior + total
-
-    is_joint = isinstance(evidence, Joint)
-    dim = q + count * p if is_joint else q
-    fn = joint if is_joint else collapsed
     with quiet_pyro():
-        return Density(fn, dim, leaves, compile=compile, trace=program.structure.vectorised)
+        return Density(log_joint, q + count * p, leaves, compile=compile, trace=program.structure.vectorised)
 
 
 def _configured(inference: str | PathLike[str] | NUTS) -> NUTS:

@@ -74,15 +74,13 @@ class Hierarchy:
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """(level, site, distribution, support, shape) of every site known so far."""
-        if self._seen is None:
+        seen = self._seen
+        if seen is None:
             with quiet_pyro(), torch.random.fork_rng(devices=[]):
-                phi, observed = Sites(tuple(_phi_sites(self.hyperprior)[0])), ()
-            theta = Sites(())
-        else:
-            phi, theta, observed = self._seen.phi, self._seen.theta, self._seen.observed
-        table = [("phi", s.name, s.family, s.describe_support(), _shape(s.shape)) for s in phi]
-        table += [("theta", s.name, s.family, s.describe_support(), _shape(s.shape)) for s in theta]
-        return table + [("observed", name, "", "", "") for name in observed]
+                seen = Structure(Sites(tuple(_phi_sites(self.hyperprior)[0])), Sites(()), ())
+        levels = [("phi", site) for site in seen.phi] + [("theta", site) for site in seen.theta]
+        table = [(level, s.name, s.family, s.describe_support(), _shape(s.shape)) for level, s in levels]
+        return table + [("observed", name, "", "", "") for name in seen.observed]
 
     def __repr__(self) -> str:
         head = f"Hierarchy({_name(self.hyperprior)}, {_name(self.task)})"
@@ -93,9 +91,7 @@ class Hierarchy:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("level", "site", "distribution", "support", "shape"))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows()
-        )
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows())
         note = "".join(f"<p>{escape(line.strip())}</p>" for line in self._unseen())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
@@ -240,8 +236,7 @@ def _observed(met: dict[str, Meeting], probe: Task) -> tuple[str, ...]:
     names = tuple(name for name, meeting in met.items() if meeting.observed)
     if not names:
         raise HierarchyError(
-            "the task has no observed site: give one pyro.sample the observations, "
-            'e.g. pyro.sample("y", ..., obs=y)'
+            'the task has no observed site: give one pyro.sample the observations, e.g. pyro.sample("y", ..., obs=y)'
         )
     for name in names:
         meeting = met[name]

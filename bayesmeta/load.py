@@ -37,7 +37,9 @@ def load(path: str | PathLike[str], hierarchy: Hierarchy, *, check: bool = True)
         FileFormatError: The file is not a saved posterior, or does not fit the hierarchy.
     """
     record = read_record(path)
-    parts = _read(Path(path), ["posterior", "sample_stats", "observed_data", "constant_data", "unconstrained_posterior"])
+    parts = _read(
+        Path(path), ["posterior", "sample_stats", "observed_data", "constant_data", "unconstrained_posterior"]
+    )
     tasks = _tasks(record, parts)
     program = hierarchy.program(tasks)
     wrong = differences(record["fingerprint"], fingerprint(program, tasks))

@@ -10,7 +10,6 @@ from html import escape
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from bayesmeta import export

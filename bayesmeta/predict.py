@@ -154,7 +154,7 @@ class Predictive:
         """Quantiles (levels, T, m) of the mixture where the observations are Normal, else None."""
 
         def solve(parameters: tuple[Tensor, ...]) -> Tensor:
-            return torch.stack([normal_mixture_quantile(*parameters, level) for level in levels])
+            return torch.stack([normal_mixture_quantile(parameters[0], parameters[1], level) for level in levels])
 
         try:
             return self._reduced(_loc_and_scale, solve, lead=(len(levels),))
@@ -207,12 +207,17 @@ class Predictive:
                     out[..., part.index] = values
                     continue
                 hidden = ~part.mask.reshape(*part.mask.shape, *(1,) * (self.query.y.dim() - 1))
-                at = (*[slice(None)] * len(lead), part.index, slice(0, part.mask.shape[1]))
+                at: Any = (*[slice(None)] * len(lead), part.index, slice(0, part.mask.shape[1]))
                 out[at] = values.masked_fill(hidden, math.nan)
         return out
 
     def _under_draws(
-        self, read: Callable[[Meeting, Row], tuple[Tensor, ...]], batch: Padded, pick: Tensor, observed: bool, random: bool
+        self,
+        read: Callable[[Meeting, Row], tuple[Tensor, ...]],
+        batch: Padded,
+        pick: Tensor,
+        observed: bool,
+        random: bool,
     ) -> tuple[Tensor, ...]:
         program, rows = self._program, Row.of(batch)
 

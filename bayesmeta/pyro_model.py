@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -22,6 +22,8 @@ from bayesmeta.sites import Meeting, Site, Values, quiet_pyro
 from bayesmeta.tasks import Padded, Tasks
 
 __all__ = ["joint_model"]
+
+_ONE = torch.Size()
 
 
 def joint_model(program: Program, tasks: Tasks) -> Callable[[], dict[str, Tensor]]:
@@ -68,10 +70,10 @@ def _padded_observations(tasks: Tasks, batches: list[Padded]) -> Tensor:
     return y
 
 
-class _PerTask(TorchDistribution):  # type: ignore[misc]
+class _PerTask(TorchDistribution):
     """A distribution over all tasks at once, batch shape (T,), from one run of the user's task per task."""
 
-    arg_constraints: Mapping[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -116,11 +118,11 @@ class _PerTask(TorchDistribution):  # type: ignore[misc]
         value: Tensor = transform(torch.zeros(transform.inverse_shape(torch.Size(fn.shape()))))
         return value
 
-    def sample(self, sample_shape: torch.Size | None = None) -> Tensor:
-        shape = torch.Size(sample_shape or ())
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = _ONE) -> Tensor:
+        shape = torch.Size(sample_shape)
         with torch.no_grad():
             draws = stacked([self._draw() for _ in range(shape.numel())])
-        result: Tensor = draws.reshape(shape + self.shape())
+        result: Tensor = draws.reshape(shape + self.batch_shape + self.event_shape)
         return result
 
     def _draw(self) -> Tensor:

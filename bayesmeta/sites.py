@@ -23,7 +23,18 @@ from torch.distributions import biject_to
 
 from bayesmeta.errors import HierarchyError
 
-__all__ = ["Meeting", "Site", "Sites", "Values", "draw", "elementwise_log_prob", "element_labels", "place", "place_log_prob", "quiet_pyro"]
+__all__ = [
+    "Meeting",
+    "Site",
+    "Sites",
+    "Values",
+    "draw",
+    "element_labels",
+    "elementwise_log_prob",
+    "place",
+    "place_log_prob",
+    "quiet_pyro",
+]
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,8 @@ def describe_support(support: Any) -> str:
 class Meeting:
     """What was seen of one site in one run: its distribution, its value and its log density terms.
 
-    `coordinates` are those that a latent site was given, and `centred` how they are meant; `plates` are the names and (negative) batch axes of the plates that the site stands in.
+    `coordinates` are those that a latent site was given, and `centred` how they are meant; `plates` are the names
+    and (negative) batch axes of the plates that the site stands in.
     """
 
     name: str
@@ -154,11 +166,11 @@ def place(fn: Any, u: Tensor, centred: bool) -> Tensor:
     name = type(base).__name__
     if centred or name not in STANDARDISED:
         value: Tensor = biject_to(fn.support)(u)
-        return value
-    if name == "MultivariateNormal":
-        return base.loc + (base.scale_tril * u.unsqueeze(-2)).sum(-1)
-    value = base.loc + base.scale * u
-    return value.exp() if name == "LogNormal" else value
+    elif name == "MultivariateNormal":
+        value = base.loc + (base.scale_tril * u.unsqueeze(-2)).sum(-1)
+    else:
+        value = base.loc + base.scale * u
+    return value.exp() if not centred and name == "LogNormal" else value
 
 
 def place_log_prob(fn: Any, u: Tensor, value: Tensor, centred: bool) -> Tensor:
@@ -168,7 +180,7 @@ def place_log_prob(fn: Any, u: Tensor, value: Tensor, centred: bool) -> Tensor:
         terms = -0.5 * (u.square() + math.log(2 * math.pi))
         return terms.sum(-1) if name == "MultivariateNormal" else terms
     log_prob: Tensor = fn.log_prob(value)
-    log_jacobian = biject_to(fn.support).log_abs_det_jacobian(u, value)
+    log_jacobian: Tensor = biject_to(fn.support).log_abs_det_jacobian(u, value)
     if log_jacobian.dim() > log_prob.dim():
         log_jacobian = log_jacobian.sum(tuple(range(log_prob.dim(), log_jacobian.dim())))
     return log_prob + log_jacobian
@@ -186,7 +198,7 @@ def elementwise_log_prob(fn: Any, value: Tensor) -> Tensor:
     return terms
 
 
-class Values(Messenger):  # type: ignore[misc]
+class Values(Messenger):
     """A Pyro handler that gives each latent site its value and keeps what every site said.
 
     Args:
@@ -255,14 +267,17 @@ def draw(fn: Any) -> Tensor:
     """
     base = _base(fn)
     name = type(base).__name__
+    value: Tensor
     if name == "MultivariateNormal":
-        return base.loc + (base.scale_tril * torch.randn(base.shape()).unsqueeze(-2)).sum(-1)
+        value = base.loc + (base.scale_tril * torch.randn(base.shape()).unsqueeze(-2)).sum(-1)
+        return value
     if name == "StudentT":
         chi2 = 2 * torch._standard_gamma((base.df / 2).expand(base.shape()))
-        return base.loc + base.scale * torch.randn(base.shape()) * torch.rsqrt(chi2 / base.df)
+        value = base.loc + base.scale * torch.randn(base.shape()) * torch.rsqrt(chi2 / base.df)
+        return value
     try:
         uniform = torch.rand(base.shape(), dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
-        value: Tensor = base.icdf(uniform)
+        value = base.icdf(uniform)
     except (NotImplementedError, AttributeError):
         value = fn.sample()
     return value

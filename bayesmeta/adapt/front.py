@@ -77,13 +77,9 @@ def _check(posterior: Posterior, tasks: Tasks, method: str) -> None:
         raise DataError(f"tasks must be a Tasks, got {type(tasks).__name__}")
     fit = posterior.tasks
     if tasks.x.shape[1:] != fit.x.shape[1:]:
-        raise DataError(
-            f"x has {tuple(tasks.x.shape[1:])} per observation, in the fit it had {tuple(fit.x.shape[1:])}"
-        )
+        raise DataError(f"x has {tuple(tasks.x.shape[1:])} per observation, in the fit it had {tuple(fit.x.shape[1:])}")
     if tasks.n_observations and tasks.y.shape[1:] != fit.y.shape[1:]:
-        raise DataError(
-            f"y has {tuple(tasks.y.shape[1:])} per observation, in the fit it had {tuple(fit.y.shape[1:])}"
-        )
+        raise DataError(f"y has {tuple(tasks.y.shape[1:])} per observation, in the fit it had {tuple(fit.y.shape[1:])}")
     if set(tasks.context) != set(fit.context):
         raise DataError(f"context must be {sorted(fit.context)} as in the fit, got {sorted(tasks.context)}")
 
@@ -96,7 +92,7 @@ def _observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
         return tasks, nothing
     xs, ys, old_xs, old_ys = [], [], [], []
     for task in tasks:
-        old = fit[task.name] if task.name in fit else None
+        old = fit[task.name] if task.name in seen else None
         keep = old is not None and not (_equal(task.x, old.x) and _equal(task.y, old.y))
         x, y = (task.x, task.y) if old is None else (old.x, old.y)
         if old is not None and keep and task.n:

@@ -102,7 +102,8 @@ def _by_nuts(program: Program, phi: Tensor, tasks: Tasks, seed: int, progress: b
             ]
             return torch.cat(parts)
 
-        return program.over_tasks(draw)(phi)
+        result: Tensor = program.over_tasks(draw)(phi)
+        return result
 
     def log_density(v: Tensor, phi: Tensor, *leaves: Tensor) -> Tensor:
         unpacked = pytree.tree_unflatten(list(leaves), spec)
@@ -112,7 +113,9 @@ def _by_nuts(program: Program, phi: Tensor, tasks: Tasks, seed: int, progress: b
     density = Density(log_density, len(tasks) * p, [components, *leaves], compile=False, trace=vectorised)
     config = NUTS(draws=math.ceil(len(phi) / 2), tune=400, chains=2, compile=False)
     v = flatten_draws(sample(density, config, seed=seed, progress=progress).u)[: len(phi)].reshape(len(phi), -1, p)
-    at_draws = over_draws(program, lambda v: terms(v, components, rows), (v,), chunk_size(v[0].numel() * len(components)))
+    at_draws = over_draws(
+        program, lambda v: terms(v, components, rows), (v,), chunk_size(v[0].numel() * len(components))
+    )
     responsibility = torch.log_softmax(at_draws, 1)
     generator = torch.Generator().manual_seed(seed)
     gumbel = -torch.empty_like(responsibility).exponential_(generator=generator).log()
@@ -150,9 +153,9 @@ def _continued(posterior: Posterior, pick: Tensor, known: Tasks, before: Tasks) 
 
     def draw(u: Tensor, v: Tensor) -> Tensor:
         returned = program.returned(u)
-        moved: Tensor = program.over_tasks(lambda v, row: centred.coordinates(program.values(v, returned, row), returned, row))(
-            v, first_rows(known)
-        )
+        moved: Tensor = program.over_tasks(
+            lambda v, row: centred.coordinates(program.values(v, returned, row), returned, row)
+        )(v, first_rows(known))
         return moved
 
     theta = over_draws(program, draw, (phi, theta), 1000)
@@ -161,4 +164,6 @@ def _continued(posterior: Posterior, pick: Tensor, known: Tasks, before: Tasks) 
 
 
 def _unweighted(phi: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    return torch.full((count,), -math.inf, dtype=torch.float64), torch.full((count,), float(len(phi)), dtype=torch.float64)
+    return torch.full((count,), -math.inf, dtype=torch.float64), torch.full(
+        (count,), float(len(phi)), dtype=torch.float64
+    )

@@ -60,9 +60,7 @@ class Gaussian:
         """P⁻¹."""
         p = len(self.white)
         inverse = _inverse_lower(self.factor)
-        lower = [
-            [_total([inverse[k][i] * inverse[k][j] for k in range(i, p)]) for j in range(i + 1)] for i in range(p)
-        ]
+        lower = [[_total([inverse[k][i] * inverse[k][j] for k in range(i, p)]) for j in range(i + 1)] for i in range(p)]
         return [[lower[max(i, j)][min(i, j)] for j in range(p)] for i in range(p)]
 
     def sample(self, z: Tensor) -> Tensor:

@@ -276,7 +276,7 @@ def _affine(program: Program, row: Row, flats: list[Tensor], generator: torch.Ge
     origin = torch.cat([flats[0], torch.randn(p, generator=generator)])
     if _mean(program, origin, row) is None:
         return None
-    jacobian = torch.func.jacrev(lambda z: _mean(program, z, row)[0])(origin)  # type: ignore[index]
+    jacobian: Tensor = torch.func.jacrev(lambda z: _mean(program, z, row)[0])(origin)  # type: ignore[index]
     base = _mean(program, origin, row)
     for flat, distance in zip(flats[1:], (1.0, *DISTANCES), strict=True):
         theta = distance * torch.randn(p, generator=generator)

@@ -68,7 +68,7 @@ def _chain(density: Density, config: NUTS, progress: bool, start: Array) -> tupl
     def potential(at: dict[str, Tensor]) -> Tensor:
         nonlocal calls
         calls += 1
-        value: Tensor = _Potential.apply(at["u"], density)
+        value: Tensor = _Potential.apply(at["u"], density)  # type: ignore[no-untyped-call]
         return value
 
     rows: list[tuple[int, float, int]] = []
