@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from bayesmeta.errors import HierarchyError, OptionError, unknown
-from bayesmeta.evidence.exact import Exact, is_quadratic
+from bayesmeta.evidence.exact import Exact, is_quadratic, is_quadratic_everywhere
 from bayesmeta.evidence.gram import Gram
 from bayesmeta.evidence.joint import Joint
 from bayesmeta.program import Program
@@ -31,7 +31,10 @@ def collapse(program: Program, tasks: Tasks) -> Collapsed | None:
     """The exact evidence of these tasks, by Gram matrices where that can be; None where there is none."""
     if not is_quadratic(program, tasks):
         return None
-    return Gram.find(program, tasks) or Exact(program, tasks)
+    gram = Gram.find(program, tasks)
+    if gram is not None:
+        return gram
+    return Exact(program, tasks) if is_quadratic_everywhere(program, tasks) else None
 
 
 def choose(program: Program, tasks: Tasks, method: str = "auto") -> Collapsed | Joint:

@@ -6,29 +6,32 @@ formula there is the integral itself:
     log Z = f(0) + g'P⁻¹g / 2 + (p log 2π - log det P) / 2,      g = ∇f(0),  P = -∇²f(0)
 
 Whether it is quadratic is found out by evaluating it, never declared: the second-order expansion about one
-point must give the value at points near and far. The Hessian alone would not do: a Laplace likelihood has the
-same Hessian nearly everywhere and is no quadratic.
+point must give the value at points near and far, on a few tasks closely and on every task once. The Hessian alone
+would not do: a Laplace likelihood has the same Hessian nearly everywhere and is no quadratic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bayesmeta.evidence.gaussian import Gaussian, log_integral
 from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Task, Tasks
 
-__all__ = ["Exact", "expansion", "is_quadratic", "probe_rows", "row_of"]
+__all__ = ["Exact", "expansion", "is_quadratic", "is_quadratic_everywhere", "probe_rows", "row_of"]
 
 DISTANCES = (0.3, 3.0, 30.0, 300.0)
 TOLERANCE = 1e-9
 # Farther out, exp(v) of a positive θ leaves the range of float64, and a log-normal hierarchy would look curved.
 FARTHEST = 300.0
+PIECE_CELLS = 500_000
 
 
 class Exact:
@@ -91,34 +94,72 @@ def expansion(f: Callable[[Tensor], Tensor], p: int) -> tuple[Tensor, Tensor, Te
 
 
 def is_quadratic(program: Program, tasks: Tasks, seed: int = 0) -> bool:
-    """Whether log p(y, θ | φ) is quadratic in θ with a finite integral, seen on a few tasks and φ."""
+    """Whether log p(y, θ | φ) is quadratic in θ with a finite integral, seen on a few tasks and φ, near and far.
+
+    Prior and likelihood are looked at one by one: far out the one would drown what is wrong with the other.
+    """
     generator = torch.Generator().manual_seed(seed)
+    distances = _distances(tasks)
     with quiet_pyro():
         return all(
-            _quadratic_at(program, program.phi(_uniform(program, generator)).returned, row, generator)
+            bool(_quadratic_at(program, program.phi(u).returned, row, *_steps(program, distances, generator)))
             for row in probe_rows(tasks)
-            for _ in range(2)
+            for u in (_uniform(program, generator), _uniform(program, generator))
         )
 
 
-def _quadratic_at(program: Program, phi: Any, row: Row, generator: torch.Generator) -> bool:
-    p = program.structure.theta.size
-    start = torch.randn(p, generator=generator)
+def is_quadratic_everywhere(program: Program, tasks: Tasks, seed: int = 0) -> bool:
+    """`is_quadratic` on every task, at one φ and few distances: one task or row may be unlike all others."""
+    generator = torch.Generator().manual_seed(seed)
+    with quiet_pyro():
+        start, steps = _steps(program, _distances(tasks)[2:], generator)
+        phi = program.phi(_uniform(program, generator)).returned
+        over_tasks = program.over_tasks(lambda row: _quadratic_at(program, phi, row, start, steps))
+        batches = tasks.padded(exact_sizes=not program.structure.maskable)
+        return all(bool(over_tasks(row).all()) for batch in batches for row in _pieces(Row.of(batch)))
 
-    def f(v: Tensor) -> Tensor:
-        return program.log_joint(phi, v, row)
 
-    value, b, precision = expansion(lambda step: f(start + step), p)
-    if not torch.isfinite(value) or not bool((torch.linalg.eigvalsh(precision) > 0).all()):
-        return False
-    for distance in DISTANCES:
-        for _ in range(2):
-            step = (distance * torch.randn(p, generator=generator)).clamp(-FARTHEST, FARTHEST)
-            linear, square = (b * step).sum(), (precision @ step * step).sum() / 2
-            size = value.abs() + linear.abs() + square.abs() + 1
-            if not (f(start + step) - (value + linear - square)).abs() <= TOLERANCE * size:
-                return False
-    return True
+def _distances(tasks: Tasks) -> list[float]:
+    """How far from a point to look: also at the scale of the data, where |y - θ| has its kink."""
+    values = (tasks.x, tasks.y, *tasks.context.values())
+    scale = max([1.0, *(float(value.abs().max()) for value in values if value.numel())])
+    return sorted({*DISTANCES, *(scale * distance for distance in DISTANCES)})
+
+
+def _steps(program: Program, distances: Sequence[float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A point (p,) to expand about, and steps away from it (k, p), two at each distance."""
+    sites = program.structure.theta
+    farthest = torch.cat([torch.full((site.size,), math.inf if site.is_real else FARTHEST) for site in sites])
+    start = torch.randn(sites.size, generator=generator)
+    scale = torch.tensor(distances).repeat(2).unsqueeze(-1)
+    steps = scale * torch.randn(len(scale), sites.size, generator=generator)
+    return start, steps.clamp(-farthest, farthest)
+
+
+def _quadratic_at(program: Program, phi: Any, row: Row, start: Tensor, steps: Tensor) -> Tensor:
+    """Whether prior and likelihood of a task are their own expansion about `start`, and their sum is concave; ()."""
+
+    def terms(step: Tensor) -> tuple[Tensor, Tensor]:
+        return program.terms(phi, start + step, row)
+
+    there = [torch.stack(terms(step)) for step in steps.unbind()]
+    seen, total = [], torch.zeros(())
+    for part in range(2):
+        value, b, precision = expansion(lambda step, part=part: terms(step)[part], steps.shape[1])  # type: ignore[misc]
+        total = total + precision
+        linear, square = steps @ b, (steps @ precision * steps).sum(-1) / 2
+        size = 1 + value.abs() + linear.abs() + square.abs()
+        values = torch.stack([both[part] for both in there])
+        seen.append(((values - (value + linear - square)).abs() <= TOLERANCE * size).all())
+    return torch.stack([*seen, (torch.linalg.eigvalsh(total) > 0).all()]).all()
+
+
+def _pieces(rows: Row) -> list[Row]:
+    """Rows of tasks, some at a time, so that memory stays bounded."""
+    count = max(1, PIECE_CELLS // rows.mask.shape[1])
+    leaves, spec = pytree.tree_flatten(rows)
+    split = zip(*(leaf.split(count) for leaf in leaves), strict=True)
+    return [pytree.tree_unflatten(list(piece), spec) for piece in split]
 
 
 def probe_rows(tasks: Tasks, most: int = 3) -> list[Row]:
