@@ -126,7 +126,7 @@ def discover(hyperprior: Callable[[], Any], task: Callable[..., Any], tasks: Tas
         theta, observed = _theta_sites(task, returned, probes, vector)
         _check_names(phi_sites, theta)
         structure = Structure(Sites(tuple(phi_sites)), Sites(tuple(theta)), observed, vector)
-        maskable = all(_maskable(Program(hyperprior, task, structure), returned, probe) for probe in probes[:3])
+        maskable = all(_maskable(Program(hyperprior, task, structure), returned, probe) for probe in probes)
         structure = replace(structure, maskable=maskable)
         vectorised = _vectorisable(Program(hyperprior, task, structure), returned, tasks)
     return replace(structure, vectorised=vectorised)
