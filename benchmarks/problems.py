@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 __all__ = ["PROBLEMS", "QUICK", "Data", "Problem", "linear_data", "radon_data", "save"]
 
-# the shape (85 tasks of 11), the noise and the spread are those of the radon data
 OBSERVATIONS = 11
-MU, TAU, SIGMA = (1.5, -0.7), (0.33, 0.33), 0.75
+MU, TAU, SIGMA = (1.5, -0.7), (0.7, 0.4), 0.5
 
 
 @dataclass(frozen=True)
