@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["complain", "plain_warnings", "show_adapted", "show_fit", "show_shelf"]
 
+SHOWN = ("mean", "sd", "q05", "q95", "ess_bulk", "r_hat")
 MAX_ROWS = 40  # of a table on the terminal; files have all
 SUSPECT = 0.7  # k-hat above this: the draws of phi cannot be reweighted to this task (Vehtari et al. 2024)
 
@@ -59,7 +60,7 @@ def show_shelf(kind: shelf.Kind, hint: str) -> None:
 
 def show_fit(posterior: Posterior, folder: Path) -> None:
     """The summary of a fit, the road it took, and what it cost."""
-    info, frame = posterior.info, posterior.summary()
+    info, frame = posterior.info, posterior.summary()[list(SHOWN)]
     table = Table("")
     for column in frame.columns:
         table.add_column(escape(str(column)), overflow="fold")
@@ -68,7 +69,7 @@ def show_fit(posterior: Posterior, folder: Path) -> None:
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in info.seconds.items())
     _print(
         table,
-        _rest(len(frame), "rows; all are in summary.csv"),
+        _rest(len(frame), "rows; all are in summary.csv, with more columns"),
         info.road,
         f"{info.divergences} divergences; {seconds}",
         f"Written: {folder}",
