@@ -5,6 +5,9 @@ formula there is the integral itself:
 
     log Z = f(0) + g'P⁻¹g / 2 + (p log 2π - log det P) / 2,      g = ∇f(0),  P = -∇²f(0)
 
+f is taken over standardised θ, where normal priors have precision one: over θ itself, f(0) and g'P⁻¹g would grow
+with 1/τ² for a small sd τ of θ and cancel, leaving rounding errors alone.
+
 Whether it is quadratic is found out by evaluating it, never declared: the second-order expansion about one
 point must give the value at points near and far, on a few tasks closely and on every task once. The Hessian alone
 would not do: a Laplace likelihood has the same Hessian nearly everywhere and is no quadratic.
@@ -48,6 +51,7 @@ class Exact:
     def __init__(self, program: Program, tasks: Tasks) -> None:
         self.program = program
         self.tasks = tasks
+        self._standardised = program.with_centring(False)
         batches = tasks.padded(exact_sizes=not program.structure.maskable)
         self.data: Any = [Row.of(batch) for batch in batches]
         self._order = torch.argsort(torch.cat([batch.index for batch in batches]))
@@ -59,27 +63,33 @@ class Exact:
 
     def total(self, phi: Phi, data: Any) -> Tensor:
         """Σ_t log Z_t(φ)."""
-        return torch.stack([self._expand(phi, row)[0].sum() for row in data]).sum()
+        return torch.stack([self._log_z(phi, row).sum() for row in data]).sum()
 
     def per_task(self, phi: Phi, data: Any) -> Tensor:
         """log Z_t(φ) in nats, (T,)."""
-        return torch.cat([self._expand(phi, row)[0] for row in data])[self._order]
+        return torch.cat([self._log_z(phi, row) for row in data])[self._order]
 
     def conditional(self, phi: Phi, data: Any) -> tuple[Tensor, Tensor]:
         """p(θ_t | φ, D_t) as precision P (T, p, p) and P·mean (T, p), in coordinates of θ."""
-        parts = [self._expand(phi, row)[1:] for row in data]
+        p = self.program.structure.theta.size
+
+        def one(row: Row) -> tuple[Tensor, Tensor]:
+            _, b, precision = expansion(lambda v: self.program.log_joint(phi.returned, v, row), p)
+            return precision, b
+
+        parts = [self.program.over_tasks(one)(row) for row in data]
         precision, b = (torch.cat(column)[self._order] for column in zip(*parts, strict=True))
         return precision, b
 
-    def _expand(self, phi: Phi, rows: Row) -> tuple[Tensor, Tensor, Tensor]:
+    def _log_z(self, phi: Phi, rows: Row) -> Tensor:
         p = self.program.structure.theta.size
 
-        def one(row: Row) -> tuple[Tensor, Tensor, Tensor]:
-            value, b, precision = expansion(lambda v: self.program.log_joint(phi.returned, v, row), p)
-            return log_integral(value, Gaussian.of(precision, b)), precision, b
+        def one(row: Row) -> Tensor:
+            value, b, precision = expansion(lambda v: self._standardised.log_joint(phi.returned, v, row), p)
+            return log_integral(value, Gaussian.of(precision, b))
 
-        evidence, precision, b = self.program.over_tasks(one)(rows)
-        return evidence, precision, b
+        evidence: Tensor = self.program.over_tasks(one)(rows)
+        return evidence
 
 
 def expansion(f: Callable[[Tensor], Tensor], p: int) -> tuple[Tensor, Tensor, Tensor]:

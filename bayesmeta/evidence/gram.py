@@ -8,11 +8,15 @@ elements β of φ that enter it,
 the likelihood depends on the data through D'D alone, D = [A_t, B_t, y_t - c_t], and the evidence is
 
     log Z_t = h + b'P⁻¹b / 2 + (p log 2π - log det P) / 2 - n_t log(2πσ²) / 2 - r'r / 2σ²
-    r = y_t - c_t - B_t β,     b = g + A_t'r / σ²,     P = Λ + A_t'A_t / σ²
+    r = y_t - c_t - B_t β - A_t m,     b = g + A_t'r / σ²,     P = Λ + A_t'A_t / σ²
 
-with log p(θ | φ) = h + g'θ - θ'Λθ / 2. A, B and c are read off the user's function by automatic
+with log p(m + δ | φ) = h + g'δ - δ'Λδ / 2. A, B and c are read off the user's function by automatic
 differentiation; that the mean is affine, the scale constant, and the result the same as the generic route's,
 is checked by evaluating (`Gram.fits`).
+
+θ is counted from the mean m of its prior, held constant where φ is differentiated. Counted from zero, h and
+b'P⁻¹b would be of the size m²/τ² and cancel, which for a small sd τ of θ leaves rounding errors alone: chains
+that passed there never came back.
 """
 
 from __future__ import annotations
@@ -51,8 +55,12 @@ class Blocks(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """log p(θ | φ) = h + g'θ - θ'Λθ/2 and the precision 1/σ² of the observations; elements are () or (T,)."""
+    """log p(m + δ | φ) = h + g'δ - δ'Λδ/2 and the precision 1/σ² of the observations; elements are () or (T,).
 
+    The centre m is a constant: the mean of the prior, detached.
+    """
+
+    centre: list[Tensor]
     h: Tensor
     g: list[Tensor]
     precision: list[list[Tensor]]
@@ -62,7 +70,29 @@ class Prior(NamedTuple):
         """The same numbers as constants."""
         g = [element.detach() for element in self.g]
         precision = [[element.detach() for element in row] for row in self.precision]
-        return Prior(self.h.detach(), g, precision, self.weight.detach())
+        return Prior(self.centre, self.h.detach(), g, precision, self.weight.detach())
+
+
+class Moved(NamedTuple):
+    """Elements of the blocks of D'D, with A m taken off y, over tasks or summed over them."""
+
+    aa: list[list[Tensor]]
+    aw: list[list[Tensor]]
+    ww: list[list[Tensor]]
+
+    @staticmethod
+    def by(centre: list[Tensor], aa: Tensor, aw: Tensor, ww: Tensor) -> Moved:
+        """Blocks (p, p, ...), (p, m, ...), (m, m, ...) with θ counted from `centre`."""
+        p, last = range(len(centre)), ww.shape[0] - 1
+        moved = [aw[i, last] - dot([aa[i, j] for j in p], centre) for i in p]
+        cross = [ww[k, last] - dot([aw[i, k] for i in p], centre) for k in range(last)]
+        corner = ww[last, last] - dot([aw[i, last] + moved[i] for i in p], centre)
+        inner = [[ww[j, k] for k in range(last)] + [cross[j]] for j in range(last)]
+        return Moved(
+            [[aa[i, j] for j in p] for i in p],
+            [[aw[i, k] for k in range(last)] + [moved[i]] for i in p],
+            [*inner, [*cross, corner]],
+        )
 
 
 class Gram:
@@ -112,15 +142,15 @@ class Gram:
         is evaluated once, forwards. Second derivatives in φ are not those of log Z.
         """
         blocks = Blocks(*data)
-        w = self._w(phi)
-        prior = self._prior(phi, blocks)
-        gaussian = _conditional(prior.detached(), w.detach(), blocks)
+        w, prior = self._w(phi), self._prior(phi, blocks)
+        moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
+        gaussian = _conditional(prior.detached(), w.detach(), moved)
         value = _over(log_integral(prior.h.detach(), gaussian), blocks.n)
         mean = gaussian.mean()
         square = _second_moment(mean, gaussian)
         p, m = range(len(mean)), range(len(w))
-        fitted = [dot([blocks.aw[i, k] for i in p], mean) for k in m]
-        energy = dot([blocks.aa[i, j] for i in p for j in p], [square[i][j] for i in p for j in p])
+        fitted = [dot([moved.aw[i][k] for i in p], mean) for k in m]
+        energy = dot([moved.aa[i][j] for i in p for j in p], [square[i][j] for i in p for j in p])
         # where all tasks share the prior, sums over tasks come first, and φ meets a handful of numbers
         add = torch.sum if self.linear.shared else _each
         count = blocks.n.numel() if self.linear.shared else 1
@@ -129,27 +159,32 @@ class Gram:
         given_theta = given_theta - 0.5 * dot([element for row in prior.precision for element in row], moments)
         given_data = prior.weight * (dot(list(w), [add(element) for element in fitted]) - 0.5 * add(energy))
         expected = given_theta.sum() + given_data.sum()
-        return expected + (value - expected).detach() + self._likelihood_constant(w, prior.weight, blocks)
+        return expected + (value - expected).detach() + self._likelihood_constant(w, prior, moved, blocks)
 
-    def _likelihood_constant(self, w: Tensor, weight: Tensor, blocks: Blocks) -> Tensor:
+    def _likelihood_constant(self, w: Tensor, prior: Prior, moved: Moved, blocks: Blocks) -> Tensor:
         """What does not involve θ: -n log(2πσ²)/2 - r'r/2σ², summed over tasks."""
+        n = blocks.n
         if self.linear.shared:
-            residual = (w * (blocks.ww_sum * w).sum(-1)).sum()
-            return 0.5 * (blocks.n_sum * (weight.log() - LOG_2PI) - residual * weight).sum()
-        return 0.5 * (blocks.n * (weight.log() - LOG_2PI) - _quadratic_form(blocks.ww, w) * weight).sum()
+            n = blocks.n_sum
+            moved = Moved.by(prior.centre, blocks.aa.sum(-1), blocks.aw.sum(-1), blocks.ww_sum)
+        residual = _quadratic_form(moved.ww, w)
+        return 0.5 * (n * (prior.weight.log() - LOG_2PI) - residual * prior.weight).sum()
 
     def per_task(self, phi: Phi, data: Any) -> Tensor:
         """log Z_t(φ) in nats, (T,)."""
         blocks = Blocks(*data)
         w, prior = self._w(phi), self._prior(phi, blocks)
-        fit = log_integral(prior.h, _conditional(prior, w, blocks))
-        residual = _quadratic_form(blocks.ww, w)
+        moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
+        fit = log_integral(prior.h, _conditional(prior, w, moved))
+        residual = _quadratic_form(moved.ww, w)
         return fit + 0.5 * (blocks.n * (prior.weight.log() - LOG_2PI) - residual * prior.weight)
 
     def conditional(self, phi: Phi, data: Any) -> tuple[Tensor, Tensor]:
         """p(θ_t | φ, D_t) as precision P (T, p, p) and P·mean (T, p)."""
         blocks = Blocks(*data)
-        precision, b = _natural(self._prior(phi, blocks), self._w(phi), blocks)
+        w, prior = self._w(phi), self._prior(phi, blocks)
+        precision, b = _natural(prior, w, Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww))
+        b = [of_delta + dot(row, prior.centre) for of_delta, row in zip(b, precision, strict=True)]
         return torch.stack([torch.stack(row, -1) for row in precision], -2), torch.stack(b, -1)
 
     def _w(self, phi: Phi) -> Tensor:
@@ -166,10 +201,15 @@ class Gram:
 
     def _general_prior(self, phi: Phi, row: Row) -> Prior:
         """By second-order expansion of log p(θ | φ), whatever its form."""
-        p = self.program.structure.theta.size
-        h, g, precision = expansion(lambda v: self.program.terms(phi.returned, v, row)[0], p)
+
+        def log_prior(v: Tensor) -> Tensor:
+            return self.program.terms(phi.returned, v, row)[0]
+
+        _, slope, precision = expansion(log_prior, self.program.structure.theta.size)
+        centre = [element.detach() for element in Gaussian.of(precision, slope).mean()]
+        g, h = torch.func.grad_and_value(log_prior)(torch.stack(centre))
         elements = [list(line.unbind(-1)) for line in precision.unbind(-2)]
-        return Prior(h, list(g.unbind(-1)), elements, self._weight(phi, row))
+        return Prior(centre, h, list(g.unbind(-1)), elements, self._weight(phi, row))
 
     def _independent_prior(self, phi: Phi, row: Row) -> Prior:
         """Read off a product of Normals."""
@@ -178,11 +218,14 @@ class Gram:
         loc = torch.cat([site.loc.expand(site.batch_shape).reshape(-1) for site in sites])
         scale = torch.cat([site.scale.expand(site.batch_shape).reshape(-1) for site in sites])
         precision = scale.pow(-2)
-        h = -(0.5 * loc * loc * precision + scale.log() + 0.5 * LOG_2PI).sum()
+        centre = loc.detach()
+        away = loc - centre
+        h = -(0.5 * away * away * precision + scale.log() + 0.5 * LOG_2PI).sum()
         diagonal, zero = list(precision.unbind(-1)), torch.zeros(())
         p = range(len(diagonal))
         elements = [[diagonal[i] if i == j else zero for j in p] for i in p]
-        return Prior(h, list((loc * precision).unbind(-1)), elements, self._weight(phi, row, met))
+        g = list((away * precision).unbind(-1))
+        return Prior(list(centre.unbind(-1)), h, g, elements, self._weight(phi, row, met))
 
     def _weight(self, phi: Phi, row: Row, met: dict[str, Meeting] | None = None) -> Tensor:
         """1/σ² of the observations of a task."""
@@ -204,16 +247,16 @@ def _each(terms: Tensor) -> Tensor:
     return terms
 
 
-def _natural(prior: Prior, w: Tensor, blocks: Blocks) -> tuple[list[list[Tensor]], list[Tensor]]:
+def _natural(prior: Prior, w: Tensor, moved: Moved) -> tuple[list[list[Tensor]], list[Tensor]]:
     """P = Λ + A'A / σ² and b = g + A'r / σ², elements over tasks."""
-    p, m = range(len(prior.g)), range(len(w))
-    precision = [[prior.precision[i][j] + blocks.aa[i, j] * prior.weight for j in p] for i in p]
-    b = [prior.g[i] + dot([blocks.aw[i, k] for k in m], list(w)) * prior.weight for i in p]
+    p = range(len(prior.g))
+    precision = [[prior.precision[i][j] + moved.aa[i][j] * prior.weight for j in p] for i in p]
+    b = [prior.g[i] + dot(moved.aw[i], list(w)) * prior.weight for i in p]
     return precision, b
 
 
-def _conditional(prior: Prior, w: Tensor, blocks: Blocks) -> Gaussian:
-    return Gaussian.from_elements(*_natural(prior, w, blocks))
+def _conditional(prior: Prior, w: Tensor, moved: Moved) -> Gaussian:
+    return Gaussian.from_elements(*_natural(prior, w, moved))
 
 
 def _second_moment(mean: list[Tensor], gaussian: Gaussian) -> list[list[Tensor]]:
@@ -223,10 +266,9 @@ def _second_moment(mean: list[Tensor], gaussian: Gaussian) -> list[list[Tensor]]
     return [[covariance[i][j] + mean[i] * mean[j] for j in p] for i in p]
 
 
-def _quadratic_form(ww: Tensor, w: Tensor) -> Tensor:
-    """w' W_t w for every task (T,)."""
-    m = range(len(w))
-    return dot([ww[j, k] for j in m for k in m], [w[j] * w[k] for j in m for k in m])
+def _quadratic_form(ww: list[list[Tensor]], w: Tensor) -> Tensor:
+    """w' W w, for every task (T,) or for their sum ()."""
+    return dot([dot(row, list(w)) for row in ww], list(w))
 
 
 def _over(terms: Tensor, tasks: Tensor) -> Tensor:
