@@ -6,18 +6,19 @@ gives its value at points near and far. The scale must be one number per task, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayesmeta.evidence.exact import DISTANCES, TOLERANCE, probe_rows
+from bayesmeta.evidence.exact import DISTANCES, TOLERANCE, probe_rows, row_of
 from bayesmeta.program import Phi, Program, Row, first_rows
 from bayesmeta.sites import Meeting
 from bayesmeta.tasks import Tasks
 
-__all__ = ["Linear", "base_of", "find_linear", "mean_and_scale", "normal_of", "random_phi", "some_tasks"]
+__all__ = ["Linear", "base_of", "far_points", "find_linear", "mean_and_scale", "normal_of", "random_phi", "some_tasks"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,17 @@ class Linear:
     independent: bool
 
 
-def find_linear(program: Program, tasks: Tasks) -> Linear | None:
-    """The structure of a linear mixed model, or None where the mean is not affine or the scale not one number."""
-    entering = _entering(program, probe_rows(tasks))
+def find_linear(program: Program, tasks: Tasks, also: Sequence[int] = ()) -> Linear | None:
+    """The structure of a linear mixed model, or None where the mean is not affine or the scale not one number.
+
+    A few tasks are looked at, and those at the positions `also`.
+    """
+    entering = _entering(program, probe_rows(tasks) + [row_of(tasks[position]) for position in also])
     if entering is None:
         return None
     met = program.meet(random_phi(program, 1)[0].returned, torch.zeros(program.structure.theta.size), _row(tasks))
     independent = all(type(base_of(met[name].fn)).__name__ == "Normal" for name in program.structure.theta.names)
-    return Linear(entering, _same_for_all(program, tasks), independent)
+    return Linear(entering, _same_for_all(program, tasks, also), independent)
 
 
 def _row(tasks: Tasks) -> Row:
@@ -93,34 +97,57 @@ def random_phi(program: Program, count: int, seed: int = 1) -> list[Phi]:
     return [program.phi(2 * torch.rand(size, generator=generator) - 1) for _ in range(count)]
 
 
+def _far_phi(program: Program, distance: float, generator: torch.Generator) -> Tensor:
+    """A flat φ, its real elements at that distance from zero: a mean may bend far from where others are."""
+    parts = []
+    for site in program.structure.phi:
+        u = 2 * torch.rand(site.size, generator=generator) - 1
+        parts.append(distance * u if site.is_real else u)
+    return program.structure.phi.flatten(program.phi(torch.cat(parts)).values)
+
+
+def far_points(program: Program, count: int) -> Tensor:
+    """Points [φ, θ] (count, q + p), near zero and then farther and farther away."""
+    generator = torch.Generator().manual_seed(2)
+    points = []
+    for distance in (1.0, 1.0, *DISTANCES[::-1])[:count]:
+        theta = distance * torch.randn(program.structure.theta.size, generator=generator)
+        points.append(torch.cat([_phi_at_distance(program, distance, generator), theta]))
+    return torch.stack(points)
+
+
+def _phi_at_distance(program: Program, distance: float, generator: torch.Generator) -> Tensor:
+    """A flat φ whose real elements are of that size: a mean may bend far from zero only."""
+    u = [2 * torch.rand(site.size, generator=generator) - 1 for site in program.structure.phi]
+    far = [distance * part if site.is_real else part for part, site in zip(u, program.structure.phi, strict=True)]
+    return program.structure.phi.flatten(program.phi(torch.cat(far)).values)
+
+
 def _entering(program: Program, rows: list[Row]) -> Tensor | None:
     """Which elements of φ the mean depends on, (b,); None where it is not affine or the scale not constant."""
     if not program.structure.maskable or not rows or not all(site.is_real for site in program.structure.theta):
         return None
-    flats = [program.structure.phi.flatten(phi.values) for phi in random_phi(program, 6)]
-    generator = torch.Generator().manual_seed(2)
-    entering = torch.zeros(len(flats[0]), dtype=torch.bool)
+    points = far_points(program, 6)
+    q = points.shape[1] - program.structure.theta.size
+    entering = torch.zeros(q, dtype=torch.bool)
     for row in rows:
-        jacobian = _affine(program, row, flats, generator)
+        jacobian = _affine(program, row, points)
         if jacobian is None:
             return None
-        entering |= (jacobian[:, : len(flats[0])] != 0).any(0)
+        entering |= (jacobian[:, :q] != 0).any(0)
     return entering.nonzero().squeeze(-1)
 
 
-def _affine(program: Program, row: Row, flats: list[Tensor], generator: torch.Generator) -> Tensor | None:
+def _affine(program: Program, row: Row, points: Tensor) -> Tensor | None:
     """The Jacobian (n, q + p) of the mean in [φ, θ], if it is the same everywhere and the scale fits."""
-    p = program.structure.theta.size
-    origin = torch.cat([flats[0], torch.randn(p, generator=generator)])
-    if mean_and_scale(program, origin, row) is None:
+    origin, p = points[0], program.structure.theta.size
+    base = mean_and_scale(program, origin, row)
+    if base is None:
         return None
     jacobian: Tensor = torch.func.jacrev(lambda z: mean_and_scale(program, z, row)[0])(origin)  # type: ignore[index]
-    base = mean_and_scale(program, origin, row)
-    for flat, distance in zip(flats[1:], (1.0, *DISTANCES), strict=True):
-        theta = distance * torch.randn(p, generator=generator)
-        here = torch.cat([flat, theta])
+    for here in points[1:].unbind():
         mean = mean_and_scale(program, here, row)
-        if base is None or mean is None or not _constant_scale(program, flat, theta, row, mean[1]):
+        if mean is None or not _constant_scale(program, here[:-p], here[-p:], row, mean[1]):
             return None
         expected = base[0] + jacobian @ (here - origin)
         size = 1 + base[0].abs().max() + (jacobian.abs() @ (here - origin).abs()).max()
@@ -135,12 +162,11 @@ def _constant_scale(program: Program, flat: Tensor, theta: Tensor, row: Row, sca
     return bool((scale == scale[0]).all()) and other is not None and bool((other[1] == scale[0]).all())
 
 
-def _same_for_all(program: Program, tasks: Tasks) -> bool:
-    """Whether p(θ | φ) and the scale are the same for all tasks: certain without context and inputs' help."""
+def _same_for_all(program: Program, tasks: Tasks, also: Sequence[int]) -> bool:
+    """Whether p(θ | φ) and the scale are the same for the tasks looked at; context may always change them."""
     if tasks.context:
         return False
-    picked = some_tasks(tasks)
-    rows = first_rows(picked)
+    rows = first_rows(tasks[[*_spread(tasks), *also]])
     p = program.structure.theta.size
     for phi in random_phi(program, 2):
         for v in (torch.zeros(p), torch.ones(p)):
@@ -153,8 +179,13 @@ def _same_for_all(program: Program, tasks: Tasks) -> bool:
     return True
 
 
-def some_tasks(tasks: Tasks, most: int = 12) -> Tasks:
+def some_tasks(tasks: Tasks) -> Tasks:
     """A spread of tasks over sizes, enough to look at."""
+    return tasks[_spread(tasks)]
+
+
+def _spread(tasks: Tasks, most: int = 12) -> list[int]:
     order = torch.argsort(tasks.sizes, stable=True)
     pick = torch.linspace(0, len(order) - 1, min(most, len(order))).round().long().unique()
-    return tasks[order[pick].tolist()]
+    positions: list[int] = order[pick].tolist()
+    return positions
