@@ -22,6 +22,7 @@ from bayesmeta.posterior import Posterior
 from bayesmeta.presets import back_end_of, read_preset
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Tasks
+from bayesmeta.track import stage
 
 __all__ = ["fit", "log_density"]
 
@@ -55,10 +56,12 @@ def fit(
     config = _configured(inference)
     _check(hierarchy, tasks, seed)
     start = time.perf_counter()
-    program = hierarchy.program(tasks)
-    evidence = choose(program, tasks, config.evidence)
+    with stage("looking at the hierarchy", progress):
+        program = hierarchy.program(tasks)
+        evidence = choose(program, tasks, config.evidence)
     setup = time.perf_counter() - start
-    density = log_density(evidence, compile=config.compile)
+    with stage("compiling the density" if config.compile else "tracing the density", progress):
+        density = log_density(evidence, compile=config.compile)
     draws = sample(density, config, seed=seed, progress=progress)
     seconds = {
         "setup": setup,

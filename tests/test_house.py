@@ -18,7 +18,7 @@ PACKAGE = ROOT / "bayesmeta"
 # From low to high; rooms on one line stand equally high and may import each other.
 ROOMS = (
     {"errors"},
-    {"psis", "threads"},
+    {"psis", "threads", "track"},
     {"arrays", "frames", "padding", "showing", "tasks"},
     {"data"},
     {"sites", "program", "mapping", "pyro_model", "hierarchy"},
@@ -34,7 +34,7 @@ ROOMS = (
     {"posterior", "load"},
     {"shelf", "presets"},
     {"fit"},
-    {"tune", "track"},
+    {"tune"},
     {"runs", "terminal", "cli", "demo"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(ROOMS) for room in rooms}
