@@ -24,7 +24,7 @@ def psis(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Log weights (S, ...), each column summing to one after `exp`, and k-hat (...). A column of equal weights
-        has k-hat -inf; with fewer than 25 draws there is no tail to fit, and k-hat is +inf.
+        has k-hat -inf; with fewer than 21 draws there is no tail to fit, and k-hat is +inf.
     """
     flat = log_weights.reshape(log_weights.shape[0], -1).to(torch.float64)
     flat = flat - flat.max(0, keepdim=True).values
