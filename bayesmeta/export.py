@@ -53,7 +53,7 @@ def to_arviz(parts: Mapping[str, xr.Dataset]) -> Any:
 def groups(posterior: Posterior, *, log_likelihood: bool = True) -> Groups:
     """The groups of a posterior: posterior, sample_stats, log_likelihood, observed_data, constant_data.
 
-    Dimensions: chain, draw, ``task`` (with the tasks' names), ``obs`` (all observations of all tasks, with the
+    Dimensions: chain, draw, ``task`` (with the tasks' names), ``obs_id`` (all observations of all tasks, with the
     task of each as coordinate ``obs_task``), and those of the sites, named after their plates where they have
     any. In log_likelihood, ``y`` is log p(y_i | θ, φ) per observation and ``y_by_task`` what the tasks
     contribute: log Z_t(φ) where θ is integrated out, and the sum over observations where it is sampled.
@@ -91,7 +91,7 @@ def _likelihood_group(posterior: Posterior, shape: tuple[int, ...]) -> xr.Datase
     variables: dict[str, Any] = {f"{site}_by_task": (("chain", "draw", "task"), _by_chain(by_task.numpy(), shape))}
     rows = log_likelihood_rows(posterior)
     if rows is not None:
-        variables[site] = (("chain", "draw", "obs"), _by_chain(rows.numpy(), shape))
+        variables[site] = (("chain", "draw", "obs_id"), _by_chain(rows.numpy(), shape))
     coords = _draw_coords(shape) | {"task": _text(posterior.tasks.names)} | _obs_coords(posterior.tasks)
     return xr.Dataset(variables, coords=coords)
 
@@ -114,7 +114,7 @@ def site_dims(site: Site) -> list[str]:
 
 
 def _rows(values: Array, name: str) -> tuple[tuple[str, ...], Array]:
-    return ("obs", *(f"{name}_dim_{k}" for k in range(values.ndim - 1))), values
+    return ("obs_id", *(f"{name}_dim_{k}" for k in range(values.ndim - 1))), values
 
 
 def _by_chain(values: Array, shape: tuple[int, ...]) -> Array:
@@ -127,7 +127,7 @@ def _draw_coords(shape: tuple[int, ...]) -> dict[str, Any]:
 
 def _obs_coords(tasks: Tasks) -> dict[str, Any]:
     names = _text(tasks.names)[tasks.task_index.numpy()]
-    return {"obs": np.arange(tasks.n_observations), "obs_task": ("obs", names)}
+    return {"obs_id": np.arange(tasks.n_observations), "obs_task": ("obs_id", names)}
 
 
 def _text(names: tuple[str, ...]) -> Array:

@@ -287,6 +287,9 @@ def _check_names(phi: Sequence[Site], theta: Sequence[Site]) -> None:
     both = sorted({s.name for s in phi} & {s.name for s in theta})
     if both:
         raise HierarchyError(f"θ and φ share the name(s) {both}: rename the sites of the task")
+    taken = sorted({s.name for s in (*phi, *theta)} & {"chain", "draw", "task"})
+    if taken:
+        raise HierarchyError(f"a site is named {taken[0]!r}, as an axis of every result is: rename the site")
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from bayesmeta import export
-from bayesmeta.adapt import Adapted, adapt
+from bayesmeta.adapt import Adapted, adapt, check_like
 from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint
@@ -87,7 +87,9 @@ class Posterior:
 
         Raises:
             NotAvailableError: The hierarchy has no exact evidence.
+            DataError: The tasks are not shaped as those of the fit.
         """
+        check_like(self.tasks, tasks)
         if isinstance(self._evidence, Joint):
             raise NotAvailableError(
                 "this posterior was fitted jointly over φ and θ; log Z needs tasks that are linear-Gaussian "

@@ -249,14 +249,21 @@ def _predicted(program: Program, phi: Any, v: Tensor, row: Row, observed: bool, 
     """The observed site at θ coordinates v: drawn afresh, at the observations of the row, or just its distribution."""
     fallback = None if random else lambda name, fn: torch.zeros(fn.shape())
     handler = Values(program.structure.theta.split(v), fallback=fallback)
-    program.run(handler, phi, row.x, row.y if observed else None, row.context)
-    names = [name for name in program.structure.observed if name in handler.met]
-    if not names:
+    try:
+        program.run(handler, phi, row.x, row.y if observed else None, row.context)
+    except (TypeError, AttributeError) as error:
+        if observed:
+            raise
         raise HierarchyError(
-            f"with y=None the task does not sample {program.structure.observed[0]!r}: write obs=y, and take the "
-            "number of observations from x"
+            f"task raised {type(error).__name__} with y=None, which is how it is asked for a prediction: take the "
+            f"number of observations from x ({error})"
+        ) from error
+    site = program.structure.observed[0]
+    if site not in handler.met or (handler.met[site].observed and not observed):
+        raise HierarchyError(
+            f"with y=None the task does not sample {site!r}: write obs=y, and take the number of observations from x"
         )
-    return handler.met[names[0]]
+    return handler.met[site]
 
 
 def _normal(met: Meeting) -> Any:

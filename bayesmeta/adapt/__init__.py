@@ -12,6 +12,6 @@ drawn from its conditional under it. One method a file, all returning `Adapted`.
 from __future__ import annotations
 
 from bayesmeta.adapt.adapted import Adapted
-from bayesmeta.adapt.front import METHODS, adapt
+from bayesmeta.adapt.front import METHODS, adapt, check_like
 
-__all__ = ["METHODS", "Adapted", "adapt"]
+__all__ = ["METHODS", "Adapted", "adapt", "check_like"]

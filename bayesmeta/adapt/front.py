@@ -17,7 +17,7 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["METHODS", "adapt"]
+__all__ = ["METHODS", "adapt", "check_like"]
 
 METHODS = ("auto", "exact", "nuts")
 K_HAT_LIMIT = 0.7
@@ -73,13 +73,22 @@ def adapt(
 def _check(posterior: Posterior, tasks: Tasks, method: str) -> None:
     if method not in METHODS:
         raise OptionError(unknown("method", method, METHODS))
+    check_like(posterior.tasks, tasks)
+
+
+def check_like(fit: Tasks, tasks: Tasks) -> None:
+    """Raise a DataError unless tasks have inputs, observations and contexts shaped as those of the fit."""
     if not isinstance(tasks, Tasks):
         raise DataError(f"tasks must be a Tasks, got {type(tasks).__name__}")
-    fit = posterior.tasks
     if tasks.x.shape[1:] != fit.x.shape[1:]:
-        raise DataError(f"x has {tuple(tasks.x.shape[1:])} per observation, in the fit it had {tuple(fit.x.shape[1:])}")
+        like = "" if tasks.n_observations else "; Tasks.without_observations(names, like=posterior.tasks) does"
+        raise DataError(
+            f"x has shape {tuple(tasks.x.shape[1:])} per observation, in the fit it had {tuple(fit.x.shape[1:])}{like}"
+        )
     if tasks.n_observations and tasks.y.shape[1:] != fit.y.shape[1:]:
-        raise DataError(f"y has {tuple(tasks.y.shape[1:])} per observation, in the fit it had {tuple(fit.y.shape[1:])}")
+        raise DataError(
+            f"y has shape {tuple(tasks.y.shape[1:])} per observation, in the fit it had {tuple(fit.y.shape[1:])}"
+        )
     if set(tasks.context) != set(fit.context):
         raise DataError(f"context must be {sorted(fit.context)} as in the fit, got {sorted(tasks.context)}")
 
@@ -93,6 +102,11 @@ def _observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
     xs, ys, old_xs, old_ys = [], [], [], []
     for task in tasks:
         old = fit[task.name] if task.name in seen else None
+        if old is not None and not all(_equal(task.context[key], old.context[key]) for key in old.context):
+            raise DataError(
+                f"the context of task {task.name!r} is not that of the fit, which has seen a task of this name: pass "
+                "the same context, or give another task another name"
+            )
         keep = old is not None and not (_equal(task.x, old.x) and _equal(task.y, old.y))
         x, y = (task.x, task.y) if old is None else (old.x, old.y)
         if old is not None and keep and task.n:
