@@ -13,8 +13,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -26,8 +25,9 @@ from torch.fx.node import map_arg
 
 from bayesmeta.errors import BayesmetaWarning
 from bayesmeta.sites import quiet_pyro
+from bayesmeta.threads import one_thread
 
-__all__ = ["Density", "one_thread"]
+__all__ = ["Density"]
 
 LogDensity = Callable[..., Tensor]
 
@@ -186,14 +186,3 @@ def compiler_found() -> bool:
             stacklevel=2,
         )
     return found
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One intra-op thread while densities are evaluated; two busy threads on small tensors cost far more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

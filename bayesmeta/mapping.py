@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from bayesmeta.program import Program, stacked
 from bayesmeta.sites import quiet_pyro
+from bayesmeta.threads import one_thread
 
 __all__ = ["chunk_size", "flatten_draws", "over_draws"]
 
@@ -34,7 +35,7 @@ def over_draws(
     leaves, spec = pytree.tree_flatten(args)
     count = leaves[0].shape[0]
     parts = []
-    with quiet_pyro(), torch.no_grad():
+    with one_thread(), quiet_pyro(), torch.no_grad():
         for start in range(0, count, chunk):
             part = [leaf[start : start + chunk] for leaf in leaves]
             parts.append(_mapped(program, fn, pytree.tree_unflatten(part, spec), randomness))

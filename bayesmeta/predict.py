@@ -20,6 +20,7 @@ from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
 from bayesmeta.program import Program, Row
 from bayesmeta.sites import Meeting, Values
 from bayesmeta.tasks import Padded, Tasks
+from bayesmeta.threads import one_thread
 
 __all__ = ["Predictive", "query_tasks"]
 
@@ -178,6 +179,7 @@ class Predictive:
         xs = [task.x for task in self.query]
         return Tasks.from_lists(xs, ys, names=self.names, context=self.query.context or None, allow_empty=True)
 
+    @one_thread()
     def _reduced(
         self,
         read: Callable[[Meeting, Row], tuple[Tensor, ...]],

@@ -12,12 +12,14 @@ from bayesmeta.evidence import Collapsed
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates
 from bayesmeta.psis import effective_size, psis, resample
 from bayesmeta.tasks import Tasks
+from bayesmeta.threads import one_thread
 
 __all__ = ["adapt_exact"]
 
 CHUNK_NUMBERS = 4_000_000
 
 
+@one_thread()
 def adapt_exact(
     evidence: Collapsed, phi: Tensor, known: Tasks, before: Tasks, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

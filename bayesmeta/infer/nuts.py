@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bayesmeta.density import Density, one_thread
+from bayesmeta.density import Density
 from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
 from bayesmeta.evidence import METHODS
 from bayesmeta.infer import pyro_nuts
+from bayesmeta.threads import one_thread
 
 __all__ = ["NUTS", "sample"]
 
