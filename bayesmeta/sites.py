@@ -141,9 +141,11 @@ class Meeting:
     def log_prob(self) -> Tensor:
         """Log density of the site, summed; in the coordinates it was given in, if it was, with their Jacobian."""
         if self.coordinates is None:
-            terms = self.fn.log_prob(self.value)
-        else:
-            terms = place_log_prob(self.fn, self.coordinates, self.value, self.centred)
+            return self._sum(self.fn.log_prob(self.value))
+        terms, log_jacobian = place_log_prob(self.fn, self.coordinates, self.value, self.centred)
+        return self._sum(terms) if log_jacobian is None else self._sum(terms) + log_jacobian
+
+    def _sum(self, terms: Tensor) -> Tensor:
         total: Tensor = scale_and_mask(terms, self.scale, self.mask).sum()
         return total
 
@@ -173,17 +175,17 @@ def place(fn: Any, u: Tensor, centred: bool) -> Tensor:
     return value.exp() if not centred and name == "LogNormal" else value
 
 
-def place_log_prob(fn: Any, u: Tensor, value: Tensor, centred: bool) -> Tensor:
-    """Log density of a site in its coordinates u, Jacobian included, over its batch shape."""
+def place_log_prob(fn: Any, u: Tensor, value: Tensor, centred: bool) -> tuple[Tensor, Tensor | None]:
+    """Log density of a site over its batch shape, and the log Jacobian of its coordinates u, summed.
+
+    They are kept apart because a scale or mask on the site is one on its density alone. Standardised coordinates
+    are standard normal, and have None to add.
+    """
     name = type(_base(fn)).__name__
     if not centred and name in STANDARDISED:
         terms = -0.5 * (u.square() + math.log(2 * math.pi))
-        return terms.sum(-1) if name == "MultivariateNormal" else terms
-    log_prob: Tensor = fn.log_prob(value)
-    log_jacobian: Tensor = biject_to(fn.support).log_abs_det_jacobian(u, value)
-    if log_jacobian.dim() > log_prob.dim():
-        log_jacobian = log_jacobian.sum(tuple(range(log_prob.dim(), log_jacobian.dim())))
-    return log_prob + log_jacobian
+        return terms.sum(-1) if name == "MultivariateNormal" else terms, None
+    return fn.log_prob(value), biject_to(fn.support).log_abs_det_jacobian(u, value).sum()
 
 
 def _base(fn: Any) -> Any:
