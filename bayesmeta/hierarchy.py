@@ -46,7 +46,9 @@ class Hierarchy:
         ...     return pyro.sample("y", dist.Normal(theta, 1.0).expand([len(x)]).to_event(1), obs=y)
         >>> print(Hierarchy(hyperprior, task))
         Hierarchy(hyperprior, task)
-          phi    mu   HalfNormal/Normal
+          phi  mu   Normal      real      scalar
+          phi  tau  HalfNormal  positive  scalar
+          theta  found when the hierarchy first meets tasks
     """
 
     def __init__(self, hyperprior: Callable[[], Any], task: Callable[..., Any]) -> None:
@@ -124,7 +126,7 @@ def discover(hyperprior: Callable[[], Any], task: Callable[..., Any], tasks: Tas
         probes = _probes(tasks)
         vector = _columns_as_vector(task, returned, probes)
         theta, observed = _theta_sites(task, returned, probes, vector)
-        _check_names(phi_sites, theta)
+        _check_names(phi_sites, theta, observed)
         structure = Structure(Sites(tuple(phi_sites)), Sites(tuple(theta)), observed, vector)
         maskable = all(_maskable(Program(hyperprior, task, structure), returned, probe) for probe in probes)
         structure = replace(structure, maskable=maskable)
@@ -283,10 +285,11 @@ def _check_same(first: Sequence[Site], sites: Sequence[Site], one: Task, other: 
         )
 
 
-def _check_names(phi: Sequence[Site], theta: Sequence[Site]) -> None:
-    both = sorted({s.name for s in phi} & {s.name for s in theta})
-    if both:
-        raise HierarchyError(f"θ and φ share the name(s) {both}: rename the sites of the task")
+def _check_names(phi: Sequence[Site], theta: Sequence[Site], observed: Sequence[str]) -> None:
+    for what, names in (("θ", {s.name for s in theta}), ("observed sites", set(observed))):
+        both = sorted({s.name for s in phi} & names)
+        if both:
+            raise HierarchyError(f"{what} and φ share the name(s) {both}: rename the sites of the task")
     taken = sorted({s.name for s in (*phi, *theta)} & {"chain", "draw", "task"})
     if taken:
         raise HierarchyError(f"a site is named {taken[0]!r}, as an axis of every result is: rename the site")

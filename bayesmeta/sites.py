@@ -243,6 +243,10 @@ class Values(Messenger):
         if _is_subsample(msg) or msg["infer"].get("_deterministic", False):
             return
         name = msg["name"]
+        if name in self.met:
+            raise HierarchyError(
+                f"two sites are named {name!r}; only the last would count: give each a name of its own"
+            )
         self.met[name] = Meeting(
             name,
             msg["fn"],
