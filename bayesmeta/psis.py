@@ -32,7 +32,7 @@ def psis(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     tail = math.ceil(min(0.2 * draws, 3 * math.sqrt(draws)))
     equal = (flat.max(0).values - flat.min(0).values) < 1e-12
     if tail < 5:
-        k = torch.where(equal, -math.inf, math.inf)
+        k = torch.where(equal, -math.inf, math.inf).to(flat.dtype)
     else:
         flat, k = _smooth(flat, tail)
         k = torch.where(equal, -math.inf, k)
