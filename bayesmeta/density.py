@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
-from bayesmeta.errors import BayesmetaWarning
+from bayesmeta.errors import BayesmetaError, BayesmetaWarning
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.threads import one_thread
 
@@ -85,13 +85,28 @@ class Density:
         return value.detach(), grad
 
     def _trace(self, compile: bool) -> None:
-        graph, inputs = record(self._fn, self.dim, self._data)
+        try:
+            graph, inputs = record(self._fn, self.dim, self._data)
+        except BayesmetaError:
+            raise
+        except RuntimeError as error:
+            return _say("the density cannot be recorded and runs eagerly, much slower", error)
         self.nodes = len(graph.graph.nodes)
         self._call, self._inputs, self.mode = graph, inputs, "traced"
-        if compile and compiler_found():
+        if not compile or not compiler_found():
+            return None
+        try:
             with one_thread():
                 self._call = compiled(graph, (torch.zeros(self.dim, dtype=torch.float64), *inputs))
-            self.mode = "compiled"
+        except Exception as error:  # inductor and the C++ compiler behind it fail in many ways
+            return _say("the density cannot be compiled and runs as it was recorded, several times slower", error)
+        self.mode = "compiled"
+        return None
+
+
+def _say(what: str, error: Exception) -> None:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    warnings.warn(f"{what}: {reason}", BayesmetaWarning, stacklevel=4)
 
 
 def record(fn: LogDensity, dim: int, data: Sequence[Tensor]) -> tuple[GraphModule, tuple[Tensor, ...]]:

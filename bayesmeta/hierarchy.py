@@ -130,7 +130,7 @@ def discover(hyperprior: Callable[[], Any], task: Callable[..., Any], tasks: Tas
         structure = Structure(Sites(tuple(phi_sites)), Sites(tuple(theta)), observed, vector)
         maskable = all(_maskable(Program(hyperprior, task, structure), returned, probe) for probe in probes)
         structure = replace(structure, maskable=maskable)
-        vectorised = _vectorisable(Program(hyperprior, task, structure), returned, tasks)
+        vectorised = _vectorisable(Program(hyperprior, task, structure), tasks)
     return replace(structure, vectorised=vectorised)
 
 
@@ -319,18 +319,25 @@ def _maskable(program: Program, phi: Any, probe: Task) -> bool:
     return all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(one, two, strict=True))
 
 
-def _vectorisable(program: Program, phi: Any, tasks: Tasks) -> bool:
-    """Whether the task runs under vmap; where it does not, a loop over tasks takes its place, said once."""
+def _vectorisable(program: Program, tasks: Tasks) -> bool:
+    """Whether hyperprior and task run under vmap, over tasks and draws; if not, loops take its place, said once."""
     batch = tasks.padded(exact_sizes=not program.structure.maskable)[0]
     row = Row.of(_first(batch, 2))
+    u = torch.linspace(-0.5, 0.5, program.structure.phi.size).expand(2, -1)
     v = torch.linspace(-1.0, 1.0, program.structure.theta.size).expand(len(row.mask), -1)
+
+    def over_tasks(u: Tensor) -> Tensor:
+        phi = program.phi(u).returned
+        terms: Tensor = torch.func.vmap(lambda v, row: program.log_joint(phi, v, row))(v, row)
+        return terms
+
     try:
-        torch.func.vmap(lambda v, row: program.log_joint(phi, v, row))(v, row)
+        torch.func.vmap(over_tasks)(u)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         warnings.warn(
-            "the task cannot be vectorised over tasks and is run one task at a time, uncompiled and much slower "
-            f"(usually because it branches on values; use torch.where): {reason}",
+            "the hierarchy cannot be vectorised: its functions are run one task at a time, uncompiled and much slower "
+            f"(usually because they branch on values; use torch.where): {reason}",
             BayesmetaWarning,
             stacklevel=2,
         )
