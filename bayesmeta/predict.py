@@ -1,12 +1,13 @@
 """Predictive distributions: the mixture of p(y | x, θ_s, φ_s) over draws, task by task.
 
 Means and standard deviations are those of the mixture, by the law of total variance. Quantiles of Normal
-observations solve the mixture's distribution function by bisection; others are quantiles of draws.
+observations solve the mixture's distribution function by Newton's method; others are quantiles of draws.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import DataError, HierarchyError, NotAvailableError, OptionError
+from bayesmeta.errors import (
+    BayesmetaError,
+    BayesmetaWarning,
+    DataError,
+    HierarchyError,
+    NotAvailableError,
+    OptionError,
+)
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
 from bayesmeta.program import Program, Row
 from bayesmeta.sites import Meeting, Values
@@ -73,8 +81,8 @@ class Predictive:
             raise OptionError(f"q must lie between 0 and 1, got {q!r}")
         found = self._normal_quantiles(levels)
         if found is None:
-            draws = self.sample(max(QUANTILE_DRAWS, len(self._phi)), seed=0)
-            found = torch.quantile(draws, torch.tensor(levels, dtype=torch.float64), dim=0)
+            count = max(QUANTILE_DRAWS, len(self._phi))
+            found = self._drawn(count, 0, lambda values: _quantiles_of_draws(values[0], levels), (len(levels),))
         return found if isinstance(q, Sequence) else found[0]
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
@@ -88,14 +96,7 @@ class Predictive:
         """Draws of the observations (n, T, m)."""
         if n < 1:
             raise OptionError(f"n must be at least 1, got {n}")
-        generator = torch.Generator().manual_seed(seed)
-        draws = len(self._phi)
-        rounds = torch.cat([torch.randperm(draws, generator=generator) for _ in range(math.ceil(n / draws))])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self._reduced(
-                lambda met, row: (met.value,), lambda values: values[0], lead=(n,), pick=rounds[:n], random=True
-            )
+        return self._drawn(n, seed, lambda values: values[0], (n,))
 
     def log_prob(self, y: Tensor | Sequence[Any] | Tasks, *, pointwise: bool = False) -> Tensor:
         """Log predictive density of observations y: log 1/S Σ_s p(y | θ_s, φ_s), in nats.
@@ -180,6 +181,17 @@ class Predictive:
         return Tasks.from_lists(xs, ys, names=self.names, context=self.query.context or None, allow_empty=True)
 
     @one_thread()
+    def _drawn(
+        self, n: int, seed: int, reduce: Callable[[tuple[Tensor, ...]], Tensor], lead: tuple[int, ...]
+    ) -> Tensor:
+        """`reduce` of n draws of the observations (n, tasks, m); every draw of φ and θ is used equally often."""
+        generator = torch.Generator().manual_seed(seed)
+        draws = len(self._phi)
+        rounds = torch.cat([torch.randperm(draws, generator=generator) for _ in range(math.ceil(n / draws))])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._reduced(lambda met, row: (met.value,), reduce, lead=lead, pick=rounds[:n], random=True)
+
     def _reduced(
         self,
         read: Callable[[Meeting, Row], tuple[Tensor, ...]],
@@ -221,24 +233,48 @@ class Predictive:
         observed: bool,
         random: bool,
     ) -> tuple[Tensor, ...]:
-        program, rows = self._program, Row.of(batch)
-
-        def one(u: Tensor, v: Tensor, row: Row) -> tuple[Tensor, ...]:
-            return read(_predicted(program, program.returned(u), v, row, observed, random), row)
-
+        rows = Row.of(batch)
         randomness = "different" if random else "error"
-        mapped = program.over_tasks(one, randomness=randomness)
         arguments = (self._phi[pick][:, batch.index], self._theta[pick][:, batch.index])
         chunk = max(1, CHUNK_NUMBERS // (4 * max(1, batch.y.numel())))
-        result: tuple[Tensor, ...] = over_draws(
-            program, lambda u, v: mapped(u, v, rows), arguments, chunk, randomness=randomness
-        )
-        return result
+
+        def by(program: Program) -> tuple[Tensor, ...]:
+            def one(u: Tensor, v: Tensor, row: Row) -> tuple[Tensor, ...]:
+                return read(_predicted(program, program.returned(u), v, row, observed, random), row)
+
+            mapped = program.over_tasks(one, randomness=randomness)
+            result: tuple[Tensor, ...] = over_draws(
+                program, lambda u, v: mapped(u, v, rows), arguments, chunk, randomness=randomness
+            )
+            return result
+
+        try:
+            return by(self._program)
+        except RuntimeError as error:
+            if not random or not self._program.structure.vectorised or isinstance(error, BayesmetaError):
+                raise
+            _warn_slow(error)
+            return by(self._program.unvectorised())
 
 
 def _slice(batch: Padded, part: slice) -> Padded:
     context = {name: value[part] for name, value in batch.context.items()}
     return Padded(batch.index[part], batch.x[part], batch.y[part], batch.mask[part], context)
+
+
+def _warn_slow(error: RuntimeError) -> None:
+    reason = str(error).strip().splitlines()[0]
+    warnings.warn(
+        f"observations cannot be drawn for many draws of φ at once and are drawn one by one, much slower: {reason}",
+        BayesmetaWarning,
+        stacklevel=2,
+    )
+
+
+def _quantiles_of_draws(draws: Tensor, levels: list[float]) -> Tensor:
+    """Quantiles (levels, ...) of draws (n, ...): the smallest draw with at least that share at or below it."""
+    ordered = draws.sort(0).values
+    return torch.stack([ordered[max(math.ceil(level * len(draws)) - 1, 0)] for level in levels])
 
 
 def _total_moments(moments: tuple[Tensor, ...]) -> Tensor:

@@ -8,7 +8,7 @@ functions under handlers that put values in and take log densities out, and maps
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -113,6 +113,11 @@ class Program:
     def with_centring(self, centred: bool) -> Program:
         """The same program in centred or standardised coordinates of θ."""
         return Program(self.hyperprior, self.task, self.structure, centred=centred)
+
+    def unvectorised(self) -> Program:
+        """The same program, run one task and one draw at a time."""
+        structure = replace(self.structure, vectorised=False)
+        return Program(self.hyperprior, self.task, structure, centred=self.centred)
 
     def phi(self, u: Tensor) -> Phi:
         """The point of φ at unconstrained coordinates u (q,)."""

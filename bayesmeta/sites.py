@@ -21,6 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from bayesmeta.drawing import draw
 from bayesmeta.errors import HierarchyError
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "Site",
     "Sites",
     "Values",
-    "draw",
     "element_labels",
     "elementwise_log_prob",
     "place",
@@ -264,29 +264,6 @@ class Values(Messenger):
             f"the model calls pyro.param({msg['name']!r}); a hierarchy has no free parameters: "
             "give it a prior with pyro.sample in the hyperprior"
         )
-
-
-def draw(fn: Any) -> Tensor:
-    """A draw from a distribution, in operations that `torch.func.vmap` can give fresh randomness per draw.
-
-    torch's own samplers fill tensors in place, which vmap refuses; the inverse distribution function serves.
-    """
-    base = _base(fn)
-    name = type(base).__name__
-    value: Tensor
-    if name == "MultivariateNormal":
-        value = base.loc + (base.scale_tril * torch.randn(base.shape()).unsqueeze(-2)).sum(-1)
-        return value
-    if name == "StudentT":
-        chi2 = 2 * torch._standard_gamma((base.df / 2).expand(base.shape()))
-        value = base.loc + base.scale * torch.randn(base.shape()) * torch.rsqrt(chi2 / base.df)
-        return value
-    try:
-        uniform = torch.rand(base.shape(), dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
-        value = base.icdf(uniform)
-    except (NotImplementedError, AttributeError):
-        value = fn.sample()
-    return value
 
 
 def _unscaled(scale: Any) -> bool:

@@ -21,7 +21,7 @@ ROOMS = (
     {"psis", "threads", "track"},
     {"arrays", "frames", "padding", "showing", "tasks"},
     {"data"},
-    {"sites", "program", "mapping", "pyro_model", "hierarchy"},
+    {"drawing", "sites", "program", "mapping", "pyro_model", "hierarchy"},
     {"density"},
     {"evidence"},
     {"likelihood", "fingerprint"},
