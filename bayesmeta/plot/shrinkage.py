@@ -10,7 +10,7 @@ exact. After a joint fit the posterior stands by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ __all__ = ["noun", "shrinkage"]
 
 MOST_TASKS = 100
 MOST_TICKS = 25
+BEYOND = 1.5  # heights of all intervals together
 BLUE, GREY, RED, BLACK = "#1f5fa8", "#5f5f5f", "#b8392b", "#111111"
 
 
@@ -174,11 +175,24 @@ def _draw(ax: Axes, columns: _Columns, noun: str, along: str | None, level: floa
 
 
 def _draw_alone(ax: Axes, columns: _Columns, alone: Tensor, noun: str, along: str | None) -> None:
-    """A ring for the task alone, with a line to its posterior; NaN is not drawn."""
-    ax.vlines(columns.place, alone, columns.middle, color=GREY, alpha=0.5, linewidth=0.8, zorder=2)
-    area = 22 if along is None else (14 + 150 * columns.sizes / columns.sizes.max()).numpy()
-    ax.scatter(columns.place, alone, s=area, facecolors="white", edgecolors=GREY, linewidths=1.0, zorder=2.5)
+    """A ring for the task alone, with a line to its posterior; a triangle where it is far off; NaN is not drawn."""
+    low, high = _bounds(columns)
+    shown = alone.clamp(low, high)
+    ax.vlines(columns.place, shown, columns.middle, color=GREY, alpha=0.5, linewidth=0.8, zorder=2)
+    area = torch.full_like(alone, 22) if along is None else 14 + 150 * columns.sizes / columns.sizes.max()
+    style: dict[str, Any] = {"facecolors": "white", "edgecolors": GREY, "linewidths": 1.0, "zorder": 2.5}
+    for marker, which in (("o", alone == shown), ("v", alone < low), ("^", alone > high)):
+        ax.scatter(columns.place[which], shown[which], s=area[which].numpy(), marker=marker, **style)
     ax.plot([], [], "o", mfc="white", mec=GREY, markersize=5, label=f"{noun} alone (no pooling)")
+    if bool((alone < low).any() or (alone > high).any()):
+        ax.plot([], [], "^", mfc="white", mec=GREY, markersize=5, label=f"{noun} alone, beyond the picture")
+
+
+def _bounds(columns: _Columns) -> tuple[float, float]:
+    """How far from the intervals a task alone is still drawn where it is: little data may say anything."""
+    low, high = float(columns.lower.min()), float(columns.upper.max())
+    room = BEYOND * (high - low)
+    return low - room, high + room
 
 
 def _draw_together(ax: Axes, together: Tensor) -> None:
