@@ -97,11 +97,21 @@ class _PerTask(TorchDistribution):
             )
         return self
 
-    def _over_tasks(self, fn: Callable[[dict[str, Tensor], Row], Tensor], given: Mapping[str, Tensor]) -> Any:
-        """`fn(θ of the task, its row)` for every task, batch by batch, in the order of the tasks."""
+    def _over_tasks(
+        self,
+        fn: Callable[[dict[str, Tensor], Row], Tensor],
+        given: Mapping[str, Tensor],
+        y: Tensor | None = None,
+    ) -> Any:
+        """`fn(θ of the task, its row)` for every task, batch by batch; `y` (T, n_max, ...) in place of the data's."""
         with quiet_pyro():
             mapped = self.program.over_tasks(fn, randomness="different")
-            return [mapped({k: v[b.index] for k, v in given.items()}, Row.of(b)) for b in self.batches]
+            parts = []
+            for batch in self.batches:
+                row = Row.of(batch)
+                row = row if y is None else row._replace(y=y[batch.index, : row.y.shape[1]])
+                parts.append(mapped({name: value[batch.index] for name, value in given.items()}, row))
+            return parts
 
     def _in_order(self, parts: list[Tensor]) -> Tensor:
         order = torch.argsort(torch.cat([batch.index for batch in self.batches]))
@@ -180,7 +190,7 @@ class _ObservedSite(_PerTask):
         def one(values: dict[str, Tensor], row: Row) -> Tensor:
             return self.program.observed_log_prob(self._meet(values, row, row.y), row.mask)
 
-        return self._in_order(self._over_tasks(one, self.given))
+        return self._in_order(self._over_tasks(one, self.given, value))
 
     def _draw(self) -> Tensor:
         def one(values: dict[str, Tensor], row: Row) -> Tensor:
