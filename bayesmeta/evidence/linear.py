@@ -166,7 +166,7 @@ def _same_for_all(program: Program, tasks: Tasks, also: Sequence[int]) -> bool:
     """Whether p(θ | φ) and the scale are the same for the tasks looked at; context may always change them."""
     if tasks.context:
         return False
-    rows = first_rows(tasks[[*_spread(tasks), *also]])
+    rows = first_rows(tasks[list(dict.fromkeys([*_spread(tasks), *also]))])
     p = program.structure.theta.size
     for phi in random_phi(program, 2):
         for v in (torch.zeros(p), torch.ones(p)):
