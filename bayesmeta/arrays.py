@@ -57,18 +57,14 @@ def read_lists(
     """Flat tensors from one array of inputs and one of observations per task (see `Tasks.from_lists`)."""
     labels = names_or_numbers(names, len(ys), "ys")
     if not labels:
-        raise DataError(
-            "ys: got no task at all; wanted one sequence of observations for each task, at least one"
-        )
+        raise DataError("ys: got no task at all; wanted one sequence of observations for each task, at least one")
     y_arrays, sizes = _per_task(ys, "ys", labels)
     if not allow_empty and (sizes == 0).any():
         raise empty_task(labels[int(np.argmax(sizes == 0))])
     x = np.zeros((int(sizes.sum()), 0))
     if xs is not None:
         if len(xs) != len(ys):
-            raise DataError(
-                f"xs: got {len(xs)} tasks and ys has {len(ys)}; wanted one array of inputs per task"
-            )
+            raise DataError(f"xs: got {len(xs)} tasks and ys has {len(ys)}; wanted one array of inputs per task")
         x_arrays, rows = _per_task(xs, "xs", labels)
         if (rows != sizes).any():
             t = int(np.argmax(rows != sizes))
@@ -104,17 +100,14 @@ def read_arrays(
     return _finished(x_flat, y_flat, np.full(len(labels), ys.shape[1]), labels, context)
 
 
-def as_context(
-    context: Mapping[str, object] | None, names: Sequence[str]
-) -> dict[str, Float64[Tensor, "T ..."]]:
+def as_context(context: Mapping[str, object] | None, names: Sequence[str]) -> dict[str, Float64[Tensor, "T ..."]]:
     """Each context as float64 (T, ...), one value (or row) per task."""
     result = {}
     for key, values in (context or {}).items():
         array = _as_array(values, f"context[{key!r}]")
         if array.ndim == 0 or len(array) != len(names):
             raise DataError(
-                f"context[{key!r}]: got shape {array.shape}; wanted one value per task, so a first axis of "
-                f"{len(names)}"
+                f"context[{key!r}]: got shape {array.shape}; wanted one value per task, so a first axis of {len(names)}"
             )
         _check_finite(array, f"context[{key!r}]", lambda row: f"task {names[row]!r}")
         result[key] = torch.from_numpy(np.array(array))
@@ -126,9 +119,7 @@ def as_names(names: Iterable[Hashable], what: str = "names") -> tuple[str, ...]:
     result = tuple(map(str, names))
     if len(set(result)) != len(result):
         twice = Counter(result).most_common(1)[0][0]
-        raise DataError(
-            f"{what}: {twice!r} appears twice (names are compared as text); every task needs its own name"
-        )
+        raise DataError(f"{what}: {twice!r} appears twice (names are compared as text); every task needs its own name")
     return result
 
 
@@ -211,16 +202,12 @@ def _as_array(value: object, what: str) -> npt.NDArray[Any]:
     return array.astype(np.float64, copy=False)
 
 
-def _per_task(
-    arrays: Sequence[object], what: str, names: Sequence[str]
-) -> tuple[list[npt.NDArray[Any]], IntArray]:
+def _per_task(arrays: Sequence[object], what: str, names: Sequence[str]) -> tuple[list[npt.NDArray[Any]], IntArray]:
     """One float64 array per task, and the number of rows in each."""
     read = [_as_array(array, f"{what} of task {name!r}") for name, array in zip(names, arrays, strict=True)]
     for name, array in zip(names, read, strict=True):
         if array.ndim == 0:
-            raise DataError(
-                f"{what}: task {name!r} is a single number; wanted a sequence, one entry per observation"
-            )
+            raise DataError(f"{what}: task {name!r} is a single number; wanted a sequence, one entry per observation")
     return read, np.array([len(array) for array in read], dtype=np.int64)
 
 

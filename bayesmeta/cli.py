@@ -117,9 +117,7 @@ def fit(
     inference: Annotated[
         str, typer.Option("--inference", "-i", help="A preset's name, or the path of a TOML file.")
     ] = "nuts",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/MODEL by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/MODEL by default.")] = None,
     seed: _Seed = 0,
     draws: Annotated[int | None, typer.Option(help="Draws per chain, in place of the preset's.")] = None,
     tune: Annotated[int | None, typer.Option(help="Warm-up per chain, in place of the preset's.")] = None,
@@ -173,9 +171,7 @@ def _list_models(ctx: typer.Context) -> None:
 
 
 @_models.command("copy")
-def _copy_model(
-    name: Annotated[str, typer.Argument(help="A name from `bayesmeta models`.")], to: _To = Path()
-) -> None:
+def _copy_model(name: Annotated[str, typer.Argument(help="A name from `bayesmeta models`.")], to: _To = Path()) -> None:
     """Copy a model of the gallery, to change it."""
     typer.echo(shelf.copy("model", name, to))
 

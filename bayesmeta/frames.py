@@ -36,9 +36,7 @@ class Columns:
         return (self.x,) if isinstance(self.x, str) else (self.x or ())
 
 
-def columns_of(
-    task: str, x: str | Sequence[str] | None, y: str, context: str | Sequence[str] | None
-) -> Columns:
+def columns_of(task: str, x: str | Sequence[str] | None, y: str, context: str | Sequence[str] | None) -> Columns:
     """The columns as a user names them, checked for what no frame can mend."""
     columns = Columns(
         task=task,
@@ -64,9 +62,7 @@ def read_frame(df: pd.DataFrame, columns: Columns, *, missing_y: bool = False) -
         missing_y: let the response be empty (NaN) in some rows.
     """
     if not isinstance(df, pd.DataFrame):
-        raise DataError(
-            f"df: got {type(df).__name__}; wanted a pandas DataFrame (pd.DataFrame(...) makes one)"
-        )
+        raise DataError(f"df: got {type(df).__name__}; wanted a pandas DataFrame (pd.DataFrame(...) makes one)")
     y = _numeric_column(df, columns.y, "y", missing=missing_y)
     inputs = [_numeric_column(df, name, "x") for name in columns.inputs]
     codes, names = _task_of_rows(df, columns.task)
@@ -81,9 +77,7 @@ def read_frame(df: pd.DataFrame, columns: Columns, *, missing_y: bool = False) -
     for name in columns.context:
         values = _numeric_column(df, name, "context")
         context[name] = _constant_within(values, codes, values[first], (name, names))
-    return Flat(
-        torch.from_numpy(x), torch.from_numpy(y[order]), offsets_of(torch.from_numpy(sizes)), names, context
-    )
+    return Flat(torch.from_numpy(x), torch.from_numpy(y[order]), offsets_of(torch.from_numpy(sizes)), names, context)
 
 
 def _column(df: pd.DataFrame, name: str, role: str) -> pd.Series[Any]:
@@ -105,8 +99,7 @@ def _numeric_column(df: pd.DataFrame, name: str, role: str, *, missing: bool = F
     kind = column.dtype
     if not pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_complex_dtype(kind):
         raise DataError(
-            f"{role}: column {name!r} is not numeric (dtype {kind}); wanted numbers or booleans. "
-            f"{_encoding(column)}"
+            f"{role}: column {name!r} is not numeric (dtype {kind}); wanted numbers or booleans. {_encoding(column)}"
         )
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.isinf(values) if missing else ~np.isfinite(values)

@@ -124,8 +124,7 @@ def open_run(run: Path) -> Posterior:
     if missing:
         what = f"has no {', '.join(missing)}" if run.is_dir() else "is not a folder"
         raise NotAvailableError(
-            f"run: {str(run)!r} {what}; wanted the folder of a run, as made by "
-            f"`bayesmeta fit MODEL --out {run}`"
+            f"run: {str(run)!r} {what}; wanted the folder of a run, as made by `bayesmeta fit MODEL --out {run}`"
         )
     import bayesmeta as bm
 
@@ -182,9 +181,7 @@ def _read(path: Path, columns: Columns) -> pd.DataFrame:
         raise DataError(f"--data: cannot read {str(path)!r} as CSV: {error}") from error
     taken = [name for name in NEW_COLUMNS if name in frame.columns]
     if taken:
-        raise DataError(
-            f"--data: {str(path)!r} has a column {taken[0]!r}, which the result needs; rename or drop it"
-        )
+        raise DataError(f"--data: {str(path)!r} has a column {taken[0]!r}, which the result needs; rename or drop it")
     frame.index = pd.RangeIndex(2, len(frame) + 2, name="line")
     return frame
 
@@ -192,8 +189,6 @@ def _read(path: Path, columns: Columns) -> pd.DataFrame:
 def _predictions(frame: pd.DataFrame, columns: Columns, predictive: Predictive, level: float) -> pd.DataFrame:
     """The predictions of the rows without a response, in the order of these rows."""
     empty = frame[frame[columns.y].isna()]
-    place = empty.groupby(
-        columns.task
-    ).cumcount()  # the row's place among those of its task that are predicted
+    place = empty.groupby(columns.task).cumcount()  # the row's place among those of its task that are predicted
     keys = pd.MultiIndex.from_arrays([empty[columns.task], place], names=["task", "row"])
     return predictive.frame(level=level).set_index(["task", "row"]).reindex(keys)[list(_PREDICTED)]

@@ -74,9 +74,7 @@ def folder(kind: Kind) -> Path:
     checkout = package.parent
     if (checkout / "pyproject.toml").is_file() and (checkout / _FOLDERS[kind]).is_dir():
         return checkout / _FOLDERS[kind]
-    raise NotAvailableError(
-        f"the {kind}s that come with bayesmeta are missing: no folder {installed}; install again"
-    )
+    raise NotAvailableError(f"the {kind}s that come with bayesmeta are missing: no folder {installed}; install again")
 
 
 def names(kind: Kind) -> list[str]:
@@ -85,9 +83,7 @@ def names(kind: Kind) -> list[str]:
     >>> "nuts" in names("preset")
     True
     """
-    return sorted(
-        path.stem for path in folder(kind).glob(f"*{_SUFFIXES[kind]}") if not path.name.startswith("_")
-    )
+    return sorted(path.stem for path in folder(kind).glob(f"*{_SUFFIXES[kind]}") if not path.name.startswith("_"))
 
 
 def path_of(kind: Kind, name: str) -> Path:
@@ -117,8 +113,7 @@ def find(kind: Kind, name_or_path: str | Path) -> Path:
     if not path.is_file():
         valid = ", ".join(repr(name) for name in names(kind))
         raise NotAvailableError(
-            f"{kind}: no file {text!r} (looked in {Path.cwd()}); wanted the path of a {suffix} file, "
-            f"or one of {valid}"
+            f"{kind}: no file {text!r} (looked in {Path.cwd()}); wanted the path of a {suffix} file, or one of {valid}"
         )
     return path
 
@@ -183,8 +178,7 @@ def load_model(name_or_path: str | Path) -> ModelFile:
         )
     if not callable(load):
         raise FileFormatError(
-            f"{path}: {_missing('load', load)}; wanted, at module level, a function load() that returns "
-            "bayesmeta.Tasks"
+            f"{path}: {_missing('load', load)}; wanted, at module level, a function load() that returns bayesmeta.Tasks"
         )
     return ModelFile(path.stem, path, hierarchy, load)
 
@@ -213,7 +207,5 @@ def _line(path: Path, error: Exception) -> str:
     """Where in the file it happened, if in the file."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}" if error.filename == str(path) else ""
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
-    ]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""

@@ -182,9 +182,7 @@ class Tasks:
         missing = set(like.context if like else ()) - set(context or ())
         if missing:
             name = min(missing)
-            raise DataError(
-                f"context: {name!r} is missing, and like has it; pass context={{{name!r}: [one per task]}}"
-            )
+            raise DataError(f"context: {name!r} is missing, and like has it; pass context={{{name!r}: [one per task]}}")
         return Tasks(
             x=like.x[:0] if like else torch.zeros(0, 0, dtype=torch.float64),
             y=like.y[:0] if like else torch.zeros(0, dtype=torch.float64),
@@ -288,9 +286,7 @@ class Tasks:
             The support tasks and the query tasks.
         """
         if isinstance(support, bool) or not isinstance(support, (int, np.integer)) or support < 0:
-            raise OptionError(
-                f"support: got {support!r}; wanted a number of observations per task, 0 or more"
-            )
+            raise OptionError(f"support: got {support!r}; wanted a number of observations per task, 0 or more")
         shuffled = torch.randperm(self.n_observations, generator=torch.Generator().manual_seed(seed))
         order = shuffled[torch.argsort(self.task_index[shuffled], stable=True)]
         rank = torch.arange(self.n_observations) - self.offsets[self.task_index]
@@ -308,9 +304,7 @@ class Tasks:
         """
         if max_buckets < 1:
             raise OptionError(f"max_buckets: got {max_buckets!r}; wanted 1 or more")
-        return pad(
-            (self.x, self.y), self.offsets, self.context, max_buckets=max_buckets, exact_sizes=exact_sizes
-        )
+        return pad((self.x, self.y), self.offsets, self.context, max_buckets=max_buckets, exact_sizes=exact_sizes)
 
     # --- inside ---------------------------------------------------------------------------------------------
 
@@ -346,9 +340,7 @@ class Tasks:
         index = torch.from_numpy(positions)
         sizes = self.sizes[index]
         offsets = offsets_of(sizes)
-        rows = torch.arange(int(offsets[-1])) + torch.repeat_interleave(
-            self.offsets[index] - offsets[:-1], sizes
-        )
+        rows = torch.arange(int(offsets[-1])) + torch.repeat_interleave(self.offsets[index] - offsets[:-1], sizes)
         return Tasks(
             x=self.x[rows],
             y=self.y[rows],
@@ -361,9 +353,7 @@ class Tasks:
     def _rows(self, chosen: Bool[Tensor, " N"]) -> Tasks:
         """All tasks, with the chosen observations only."""
         sizes = torch.bincount(self.task_index[chosen], minlength=len(self))
-        return Tasks(
-            self.x[chosen], self.y[chosen], offsets_of(sizes), self.names, self.context, self.columns
-        )
+        return Tasks(self.x[chosen], self.y[chosen], offsets_of(sizes), self.names, self.context, self.columns)
 
 
 def split_missing(df: pd.DataFrame, columns: Columns) -> tuple[Tasks, Tasks]:

@@ -55,9 +55,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a problem or a tool")
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny problems and budgets, into runs/bench-quick"
-    )
+    parser.add_argument("--quick", action="store_true", help="tiny problems and budgets, into runs/bench-quick")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each row (default 3)")
     parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results)")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds after which a run is stopped")
@@ -77,9 +75,7 @@ def _select(
     known = {problem.name for problem in problems} | {tool.name for tool in tools}
     unknown = [name for name in only if name not in known]
     if unknown:
-        raise SystemExit(
-            f"--only {unknown[0]}: not a problem or a tool; there are {', '.join(sorted(known))}"
-        )
+        raise SystemExit(f"--only {unknown[0]}: not a problem or a tool; there are {', '.join(sorted(known))}")
     some_problems = tuple(problem for problem in problems if problem.name in only)
     some_tools = tuple(tool for tool in tools if tool.name in only)
     return some_problems or problems, some_tools or tools

@@ -75,9 +75,7 @@ def _median(rows: list[Row]) -> Row:
     merged: Row = {"runs": len(rows)}
     for name in rows[0]:
         values = [row.get(name) for row in rows]
-        numbers = [
-            value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)
-        ]
+        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
         merged[name] = statistics.median(numbers) if len(numbers) == len(values) else values[0]
     return merged
 
@@ -153,9 +151,7 @@ def _adapt_sheet(rows: list[Row]) -> Sheet:
     )
     names = ["new_tasks", "observations", "phi_draws", "adapt_s", "predict_s", "k_hat_below_07"]
     names += ["adapt_mb", "peak_mb"]
-    lines = [
-        [row["problem"], *(_number(row.get(name)) for name in names)] for row in rows if "adapt_s" in row
-    ]
+    lines = [[row["problem"], *(_number(row.get(name)) for name in names)] for row in rows if "adapt_s" in row]
     return Sheet("Adapting to new tasks in one call", (*header, "MB more than before", "peak MB"), lines)
 
 
@@ -194,9 +190,7 @@ def remarks(store: Store) -> list[str]:
     """What was left out, what failed, and whether the machine was quiet."""
     lines = [f"Left out: {name}: {reason}" for name, reason in store.left_out.items()]
     failed = [row for row in store.rows if not row["ok"]]
-    lines += [
-        f"Failed: {row['tool']} on {row['problem']}, cache {row['cache']}: {row['error']}" for row in failed
-    ]
+    lines += [f"Failed: {row['tool']} on {row['problem']}, cache {row['cache']}: {row['error']}" for row in failed]
     busy = [row.get("busy_before") or 0.0 for row in store.rows]
     if busy and max(busy) > 0.15:
         share = sum(value > 0.15 for value in busy)

@@ -142,9 +142,7 @@ def correlated() -> Scenario:
             "sigma": pyro.sample("sigma", dist.HalfNormal(1.0)),
         }
 
-    def task(
-        phi: dict[str, Tensor], x: Tensor, y: Tensor | None = None, *, group: Tensor, offset: Tensor
-    ) -> Tensor:
+    def task(phi: dict[str, Tensor], x: Tensor, y: Tensor | None = None, *, group: Tensor, offset: Tensor) -> Tensor:
         mean = phi["mu"] + phi["gamma"] * group
         scale_tril = phi["tau"].unsqueeze(-1) * phi["L"]
         theta = pyro.sample("theta", dist.MultivariateNormal(mean, scale_tril=scale_tril))
@@ -253,9 +251,7 @@ def nested() -> Scenario:
     rng = np.random.default_rng(3)
     sizes = [3, 2, 5, 1, 4, 2]
     xs = [rng.normal(size=n) for n in sizes]
-    ys = [
-        slope * x + 0.5 * rng.normal(size=len(x)) for slope, x in zip(rng.normal(1, 1.5, 6), xs, strict=True)
-    ]
+    ys = [slope * x + 0.5 * rng.normal(size=len(x)) for slope, x in zip(rng.normal(1, 1.5, 6), xs, strict=True)]
     points = ({"mu": 1.0, "sigma": 0.5}, {"mu": -5.0, "sigma": 2.5}, {"mu": 0.3, "sigma": 0.02})
     box = (("mu", False, -9.0, 9.0), ("sigma", True, -5.0, 4.0))
     return _gaussian(

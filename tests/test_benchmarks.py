@@ -80,9 +80,7 @@ def test_what_is_there_is_not_measured_again(tmp_path: Path, monkeypatch: pytest
     assert len(Store.open(tmp_path / "speed.json").rows) == 3
 
 
-def test_another_budget_or_a_failure_is_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_budget_or_a_failure_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_run", lambda *_: {"ok": True, "cold_s": 1.0})
     store = Store(tmp_path / "speed.json", [a_row(draws=100), a_row(cache="warm", ok=False, error="broken")])
     carry_out(list(jobs((LINEAR,), (TOOL["bayesmeta"],), 1)), store, Limits(1), tmp_path, silent)

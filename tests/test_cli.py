@@ -140,9 +140,7 @@ def test_fit_prints_the_summary_the_road_and_the_place(fitted: tuple[Path, Any])
     assert f"Written: {folder}" in result.stdout
 
 
-def test_fit_again_gives_the_same_and_may_be_silent(
-    fitted: tuple[Path, Any], model: Path, tmp_path: Path
-) -> None:
+def test_fit_again_gives_the_same_and_may_be_silent(fitted: tuple[Path, Any], model: Path, tmp_path: Path) -> None:
     folder, _ = fitted
 
     for _ in range(2):  # an earlier run may be replaced
@@ -236,9 +234,7 @@ def test_adapt_keeps_every_row_and_predicts_the_empty_ones(
     assert frame.groupby("site")["k_hat"].nunique(dropna=False).eq(1).all()
 
 
-def test_adapt_puts_each_prediction_into_its_own_row(
-    fitted: tuple[Path, Any], table: Path, tmp_path: Path
-) -> None:
+def test_adapt_puts_each_prediction_into_its_own_row(fitted: tuple[Path, Any], table: Path, tmp_path: Path) -> None:
     run("adapt", fitted[0], "--data", table, "--out", tmp_path / "out.csv", "--quiet")
     frame = pd.read_csv(tmp_path / "out.csv").set_index(["site", "dose"])
     mean: dict[Any, float] = frame["mean"].to_dict()
@@ -315,9 +311,7 @@ def test_adapt_says_what_is_wrong(fitted: tuple[Path, Any], table: Path, tmp_pat
     assert "has no posterior.nc, summary.csv, model.py, run.toml" in refused("adapt", tmp_path, *good)
     assert "--level: got 90.0" in refused("adapt", folder, *good, "--level", 90)
     assert "is a folder" in refused("adapt", folder, "--data", table, "--out", tmp_path)
-    assert "cannot read" in refused(
-        "adapt", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "o.csv"
-    )
+    assert "cannot read" in refused("adapt", folder, "--data", tmp_path / "x.csv", "--out", tmp_path / "o.csv")
     assert "method" in refused("adapt", folder, *good, "--method", "magic")
 
 

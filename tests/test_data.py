@@ -124,9 +124,7 @@ def test_sleepstudy_agrees(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", list(REMOTE))
 def test_the_folder_is_read_first(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        remote_module, "_downloaded", lambda *_: pytest.fail("fetched although the file is there")
-    )
+    monkeypatch.setattr(remote_module, "_downloaded", lambda *_: pytest.fail("fetched although the file is there"))
     assert list(data.load(name).columns) == list(REMOTE[name].entry.columns)
 
 
@@ -139,9 +137,7 @@ def test_a_changed_file_in_the_folder_is_refused(tmp_path: Path, monkeypatch: py
     (tmp_path / "classic").mkdir()
     (tmp_path / "classic" / "rats.csv").write_text("rat,day,weight\n1,8,151\n", encoding="utf-8")
     monkeypatch.setenv("BAYESMETA_DATA", str(tmp_path))
-    with pytest.raises(
-        FileFormatError, match=r"rats\.csv is not the registered file of data set 'rats'.*unset"
-    ):
+    with pytest.raises(FileFormatError, match=r"rats\.csv is not the registered file of data set 'rats'.*unset"):
         data.load("rats")
 
 
@@ -223,25 +219,19 @@ def test_a_corrupted_original_is_refused_and_not_kept(server: tuple[Path, str]) 
     served, address = server
     (served / "cbpp.csv").write_text("rownames,herd\n1,1\n", encoding="utf-8")
     for _ in range(2):
-        with pytest.raises(
-            FileFormatError, match=r"cbpp\.csv is not the registered original of data set 'cbpp'"
-        ):
+        with pytest.raises(FileFormatError, match=r"cbpp\.csv is not the registered original of data set 'cbpp'"):
             fetch(moved("cbpp", address))
     assert not [file for file in (served.parent / "cache").glob("*") if file.is_file()]
 
 
 def test_an_original_that_is_not_there_names_both_roads(server: tuple[Path, str]) -> None:
-    with pytest.raises(
-        NotAvailableError, match=r"could not be fetched .*404.*connect and try again.*BAYESMETA_DATA"
-    ):
+    with pytest.raises(NotAvailableError, match=r"could not be fetched .*404.*connect and try again.*BAYESMETA_DATA"):
         fetch(moved("cbpp", server[1]))
 
 
 def test_without_a_connection_both_roads_are_named(server: tuple[Path, str]) -> None:
     # Port 9 (discard) of this machine: nothing listens there.
-    with pytest.raises(
-        NotAvailableError, match=r"data set 'cbpp' could not be fetched .*connect.*BAYESMETA_DATA"
-    ):
+    with pytest.raises(NotAvailableError, match=r"data set 'cbpp' could not be fetched .*connect.*BAYESMETA_DATA"):
         fetch(moved("cbpp", "http://127.0.0.1:9"))
 
 
@@ -249,9 +239,7 @@ def test_without_a_connection_both_roads_are_named(server: tuple[Path, str]) -> 
 def test_an_original_is_pinned_to_a_commit(name: str) -> None:
     original = REMOTE[name].original
     assert original is not None
-    assert any(
-        len(part) == 40 and set(part) <= set("0123456789abcdef") for part in original.location.split("/")
-    )
+    assert any(len(part) == 40 and set(part) <= set("0123456789abcdef") for part in original.location.split("/"))
     assert len(original.sha256) == len(REMOTE[name].folder.sha256) == 64
 
 

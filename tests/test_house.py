@@ -158,9 +158,7 @@ def test_the_public_names_are_all_there_and_no_others() -> None:
 
 @pytest.mark.parametrize(("kind", "folder"), [("model", "models"), ("preset", "inference")])
 def test_the_shelf_lists_every_file_of_its_folder(kind: shelf.Kind, folder: str) -> None:
-    files = [
-        path.name for path in (ROOT / folder).iterdir() if path.name != "__pycache__" and path.name[0] != "."
-    ]
+    files = [path.name for path in (ROOT / folder).iterdir() if path.name != "__pycache__" and path.name[0] != "."]
 
     assert files
     assert sorted(shelf.path_of(kind, name).name for name in shelf.names(kind)) == sorted(files)
@@ -168,9 +166,7 @@ def test_the_shelf_lists_every_file_of_its_folder(kind: shelf.Kind, folder: str)
 
 def test_the_matrix_is_taken_from_the_shelf() -> None:
     calls = [
-        ast.unparse(node)
-        for node in ast.walk(_tree(ROOT / "tests" / "test_matrix.py"))
-        if isinstance(node, ast.Call)
+        ast.unparse(node) for node in ast.walk(_tree(ROOT / "tests" / "test_matrix.py")) if isinstance(node, ast.Call)
     ]
 
     assert "shelf.names('model')" in calls

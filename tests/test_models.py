@@ -126,9 +126,7 @@ def sleep(trace: Trace, task: bm.Task) -> Tensor:
 
 def baseball(trace: Trace, task: bm.Task) -> Tensor:
     mu, tau, theta = (value(trace, site) for site in ("mu", "tau", "theta"))
-    prior = (
-        log_prob(Normal(-1.0, 1.0), mu) + log_prob(HalfNormal(1.0), tau) + log_prob(Normal(mu, tau), theta)
-    )
+    prior = log_prob(Normal(-1.0, 1.0), mu) + log_prob(HalfNormal(1.0), tau) + log_prob(Normal(mu, tau), theta)
     return prior + log_prob(Binomial(task.x, torch.sigmoid(theta)), task.y)
 
 

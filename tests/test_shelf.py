@@ -66,9 +66,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 
 def test_a_missing_file_says_where_it_looked(tmp_path: Path) -> None:
-    with pytest.raises(
-        NotAvailableError, match=r"preset: no file '.*mine\.toml' \(looked in .*wanted the path"
-    ):
+    with pytest.raises(NotAvailableError, match=r"preset: no file '.*mine\.toml' \(looked in .*wanted the path"):
         shelf.find("preset", tmp_path / "mine.toml")
 
 

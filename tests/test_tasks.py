@@ -89,9 +89,7 @@ def test_what_the_tasks_hold_is_a_copy() -> None:
 
 def test_agrees_with_groupby() -> None:
     rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {"g": rng.integers(0, 40, 500), "x": rng.normal(size=500), "y": rng.normal(size=500)}
-    )
+    table = pd.DataFrame({"g": rng.integers(0, 40, 500), "x": rng.normal(size=500), "y": rng.normal(size=500)})
     got = Tasks.from_frame(table, task="g", x="x", y="y")
     groups = dict(list(table.groupby("g", sort=False)))
     assert got.names == tuple(str(name) for name in groups)
@@ -144,9 +142,7 @@ def test_categorical_task_labels_do_not_bring_tasks_that_have_no_rows() -> None:
         ({"task": "radon"}, DataError, r"task: column 'radon' is y as well"),
     ],
 )
-def test_a_column_that_cannot_be_used_is_named(
-    change: dict[str, Any], wanted: type[Exception], message: str
-) -> None:
+def test_a_column_that_cannot_be_used_is_named(change: dict[str, Any], wanted: type[Exception], message: str) -> None:
     with pytest.raises(wanted, match=message):
         tasks(**change)
 
@@ -519,9 +515,7 @@ def test_the_fingerprint_changes_with_anything() -> None:
     for column in ("floor", "age", "radon"):
         other = table.astype({"floor": float})
         other[column] += np.where(table["county"] == "A", 1e-12, 0.0)
-        changed.append(
-            Tasks.from_frame(other, task="county", x=["floor", "age"], y="radon", context="uranium")
-        )
+        changed.append(Tasks.from_frame(other, task="county", x=["floor", "age"], y="radon", context="uranium"))
     prints = [other.fingerprint() for other in changed]
     assert len({base, *prints}) == 1 + len(prints)
 
@@ -572,9 +566,7 @@ def test_any_selection_keeps_each_task_whole(seed: int) -> None:
 def test_a_hundred_thousand_tasks_are_cheap() -> None:
     count = 100_000
     rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {"g": rng.permutation(np.repeat(np.arange(count), 5)), "x": rng.normal(size=5 * count)}
-    )
+    table = pd.DataFrame({"g": rng.permutation(np.repeat(np.arange(count), 5)), "x": rng.normal(size=5 * count)})
     table = table.assign(y=table["x"], c=table["g"] * 0.5)
     start = time.perf_counter()
     got = Tasks.from_frame(table, task="g", x=["x"], y="y", context="c")

@@ -21,9 +21,7 @@ LOCATE = "import bayesmeta, bayesmeta.shelf as s; print(bayesmeta.__file__); pri
 
 def _run(*command: str | Path, cwd: Path) -> str:
     """What a command prints, in an environment that knows nothing of the checkout."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL"))
-    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL"))}
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )

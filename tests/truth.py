@@ -111,10 +111,7 @@ def quadrature(scenario: Scenario, tasks: bm.Tasks | None = None) -> Exact:
     for points in (61, 61, 241):
         axes = [np.linspace(lower, upper, points) for lower, upper in box]
         grid = list(np.meshgrid(*axes, indexing="ij"))
-        phi = {
-            site: np.exp(u) if positive else u
-            for (site, positive, _, _), u in zip(scenario.box, grid, strict=True)
-        }
+        phi = {site: np.exp(u) if positive else u for (site, positive, _, _), u in zip(scenario.box, grid, strict=True)}
         log_density = _log_posterior(scenario, tasks, phi, grid)
         box = _support(log_density - log_density.max(), axes)
     weights = np.exp(log_density - log_density.max())

@@ -33,8 +33,7 @@ BUNDLED = {
         ),
         Entry(
             name="baseball",
-            title="18 batters of the 1970 season: their first 45 at-bats, and what the rest of the season "
-            "brought",
+            title="18 batters of the 1970 season: their first 45 at-bats, and what the rest of the season brought",
             columns={
                 "player": "name",
                 "hits": "hits in the first 45 at-bats",

@@ -50,11 +50,7 @@ class Entry:
                 f"{self.name}: {self.title}",
                 f"{self.n_rows:,} rows, {self.n_tasks:,} tasks ({self.task})",
                 *columns,
-                *(
-                    textwrap.fill(f"{key}: {fact}", 100, subsequent_indent="  ")
-                    for key, fact in facts.items()
-                    if fact
-                ),
+                *(textwrap.fill(f"{key}: {fact}", 100, subsequent_indent="  ") for key, fact in facts.items() if fact),
             ]
         )
 

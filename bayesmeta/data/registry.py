@@ -128,8 +128,7 @@ _ENTRIES = [
     Remote(
         Entry(
             name="epil",
-            title="seizures of 59 people with epilepsy in four periods of two weeks, progabide against "
-            "placebo",
+            title="seizures of 59 people with epilepsy in four periods of two weeks, progabide against placebo",
             columns={
                 "y": "seizures in the period",
                 "trt": "placebo or progabide",
@@ -183,16 +182,14 @@ _ENTRIES = [
             n_tasks=160,
             source="Hsb82 in the R package mlmRev",
             licence="GPL-2 or later (mlmRev)",
-            citation="Raudenbush, S. W. and Bryk, A. S. (2002). Hierarchical Linear Models, 2nd edition. "
-            "Sage.",
+            citation="Raudenbush, S. W. and Bryk, A. S. (2002). Hierarchical Linear Models, 2nd edition. Sage.",
         ),
         Source("classic/hsb82.csv", "01ebe7f2c4b0daa9dd0939a0462cb81d7f60617d991822ae7c499a384100d14e", _csv),
     ),
     Remote(
         Entry(
             name="contraception",
-            title="use of contraception by 1,934 women in 60 districts of Bangladesh (fertility survey of "
-            "1988)",
+            title="use of contraception by 1,934 women in 60 districts of Bangladesh (fertility survey of 1988)",
             columns={
                 "woman": "number of the woman",
                 "district": "number of the district",
