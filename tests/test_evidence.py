@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 import bayesmeta as bm
 from bayesmeta.errors import HierarchyError, OptionError
 from bayesmeta.evidence import METHODS, Exact, Gram, Joint, choose
+from bayesmeta.evidence.conditional import theta_values
 from bayesmeta.sites import quiet_pyro
 from tests.evidences import (
     HARD,
@@ -24,6 +26,7 @@ from tests.evidences import (
     differences,
     gallery,
     hierarchy_of,
+    hyperprior,
     per_task,
     phi_at,
     ragged,
@@ -239,6 +242,38 @@ def test_a_task_has_the_same_evidence_alone_and_among_longer_ones(name: str) -> 
         together = per_task(evidence, values)
         alone = torch.cat([per_task(evidence.on(tasks[[t]]), values) for t in range(len(tasks))])
         torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+
+
+def of_the_mean_input(phi: Any, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """θ is centred on a line in the mean of the task's inputs, as where effects within and between are told apart."""
+    mu, tau, sigma = phi
+    theta = pyro.sample("theta", dist.Normal(mu * x.mean(), tau))
+    return pyro.sample("y", dist.StudentT(4.0, theta + 0 * x, sigma).to_event(1), obs=y)
+
+
+def test_a_prior_that_looks_at_all_inputs_of_its_task_is_given_them_all() -> None:
+    tasks = ragged()
+    program = bm.Hierarchy(hyperprior, of_the_mean_input).program(tasks)
+    evidence = choose(program, tasks)
+    assert isinstance(evidence, Joint)
+    assert not program.structure.maskable
+    u = coordinates(program, 5)
+    v = torch.randn(5, 4, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    theta = theta_values(evidence, u, v)["theta"]
+    mu, tau = u[:, :1], u[:, 1:2].exp()
+    means = torch.stack([task.x.mean() for task in tasks])
+
+    torch.testing.assert_close(theta, mu * means + tau * v.squeeze(-1))
+
+
+def test_going_on_from_such_a_fit_without_anything_new_changes_no_theta() -> None:
+    tasks = ragged()
+    few = bm.NUTS(draws=30, tune=50, chains=1, compile=False)
+    posterior = bm.fit(bm.Hierarchy(hyperprior, of_the_mean_input), tasks, few, progress=False)
+    again = posterior.adapt(tasks).theta["theta"]
+
+    torch.testing.assert_close(again.sort(0).values, posterior.theta["theta"].sort(0).values)
+    assert float((again.sort(0).values - posterior.theta_coordinates.squeeze(-1).sort(0).values).abs().max()) > 0.1
 
 
 # ---------------------------------------------------------------------------------------------------------

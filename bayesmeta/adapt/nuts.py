@@ -142,23 +142,22 @@ def _from_population(program: Program, phi: Tensor, tasks: Tasks, seed: int) -> 
 
 def _continued(posterior: Posterior, pick: Tensor, known: Tasks, before: Tasks) -> Result:
     """Tasks of the fit: their own joint draws, weighted by log p(new | θ) = log p(all | θ) - log p(before | θ)."""
-    program, phi = posterior.collapsed.program, posterior.phi_coordinates[pick]
+    phi = posterior.phi_coordinates[pick]
+    program = posterior.collapsed.program.with_centring(True)
     at = [posterior.tasks.index(name) for name in known.names]
-    theta = posterior.theta_coordinates[pick][:, at]
+    rows = first_rows(known)
+
+    def draw(u: Tensor, values: dict[str, Tensor]) -> Tensor:
+        returned = program.returned(u)
+        moved: Tensor = program.over_tasks(lambda values, row: program.coordinates(values, returned, row))(values, rows)
+        return moved
+
+    values = {name: value[pick][:, at] for name, value in posterior.theta.items()}
+    theta = over_draws(program, draw, (phi, values), 1000)
     gain = log_likelihood_tasks(program, known, phi, theta) - log_likelihood_tasks(program, before, phi, theta)
     gain[:, known.sizes == before.sizes] = 0.0
     smoothed, k_hat = psis(gain)
     index = resample(smoothed, 0)
-    centred = program.with_centring(True)
-
-    def draw(u: Tensor, v: Tensor) -> Tensor:
-        returned = program.returned(u)
-        moved: Tensor = program.over_tasks(
-            lambda v, row: centred.coordinates(program.values(v, returned, row), returned, row)
-        )(v, first_rows(known))
-        return moved
-
-    theta = over_draws(program, draw, (phi, theta), 1000)
     task = torch.arange(len(at)).expand(index.shape)
     return phi[index], theta[index, task], k_hat, effective_size(smoothed)
 

@@ -55,14 +55,24 @@ def theta_coordinates(evidence: Gram | Exact, phi: Tensor, seed: int, pick: Tens
 
 
 def theta_values(evidence: Gram | Exact | Joint, phi: Tensor, v: Tensor) -> dict[str, Tensor]:
-    """Constrained θ by site (S, T, ...) at coordinates φ (S, q) or (S, T, q), and θ (S, T, p)."""
-    return constrained(evidence.program, evidence.tasks, phi, v)
+    """Constrained θ by site (S, T, ...) of the tasks of the fit, at coordinates φ (S, q) and θ (S, T, p)."""
+    program = evidence.program
+    if not isinstance(evidence, Joint):
+        return constrained(program, evidence.tasks, phi, v)
+    chunk = chunk_size(4 * sum(row.mask.numel() for row in evidence.data))
+    values: dict[str, Tensor] = over_draws(
+        program, lambda u, v: evidence.theta(program.phi(u), v, evidence.data), (phi, v), chunk
+    )
+    return values
 
 
 def constrained(program: Program, tasks: Tasks, phi: Tensor, v: Tensor) -> dict[str, Tensor]:
-    """`theta_values` for a program and tasks. Needs no observations: one row of each task is enough."""
+    """Constrained θ by site (S, T, ...) at coordinates φ (S, q) or (S, T, q), and centred ones of θ (S, T, p).
+
+    Needs no observations: the support of θ is all that matters, and one row of each task is enough to see it.
+    """
     structure = program.structure
-    if program.centred and all(site.is_real for site in structure.theta):
+    if all(site.is_real for site in structure.theta):
         parts = v.split([site.size for site in structure.theta], -1)
         return {
             site.name: part.reshape(*v.shape[:-1], *site.shape)
