@@ -113,7 +113,8 @@ def sample(
         u, stats, warmup, interrupted = run(density, config, seed, progress, start)
     if interrupted:
         warnings.warn(
-            f"sampling was interrupted: {u.shape[1]} of {config.draws} draws of {u.shape[0]} chains were kept",
+            f"sampling was interrupted: {u.shape[1]} of {config.draws} draws of {u.shape[0]} of {config.chains} chains "
+            "were kept",
             BayesmetaWarning,
             stacklevel=3,
         )
@@ -177,17 +178,11 @@ def _log_density(density: Density) -> Callable[[Array], tuple[float, Array]]:
 
 
 def _unpacked(trace: Any, interrupted: bool) -> tuple[Tensor, dict[str, Array], dict[str, Array]]:
-    """Draws and statistics as arrays; an interrupted run keeps the draws that all its started chains have."""
+    """Draws and statistics as arrays; of an interrupted run, those of `_kept`."""
     u = np.asarray(trace["posterior"]["u"].values, dtype=np.float64)
-    complete = np.isfinite(u).all(axis=-1)
-    rows = np.arange(u.shape[0])
-    length = u.shape[1]
+    rows, length = np.arange(u.shape[0]), u.shape[1]
     if interrupted:
-        counts = complete.sum(axis=1)
-        rows = np.flatnonzero(counts > 0)
-        if len(rows) == 0:
-            raise KeyboardInterrupt("sampling was interrupted during warm-up; no draws were taken yet")
-        length = int(counts[rows].min())
+        rows, length = _kept(np.isfinite(u).all(axis=-1).sum(axis=1))
     stats = {
         ours: np.asarray(trace["sample_stats"][theirs].values)[rows, :length]
         for theirs, ours in STATS.items()
@@ -198,6 +193,16 @@ def _unpacked(trace: Any, interrupted: bool) -> tuple[Tensor, dict[str, Array], 
         group = trace["warmup_sample_stats"]
         warm = {ours: np.asarray(group[theirs].values) for theirs, ours in STATS.items() if theirs in group}
     return torch.from_numpy(u[rows, :length].copy()), stats, warm
+
+
+def _kept(counts: Array) -> tuple[Array, int]:
+    """Which chains of an interrupted run to keep, and how many draws of each: the choice that keeps the most."""
+    order = np.argsort(-counts, kind="stable")
+    total = counts[order] * np.arange(1, len(order) + 1)
+    if not total.any():
+        raise KeyboardInterrupt("sampling was interrupted during warm-up; no draws were taken yet")
+    most = int(np.argmax(total))
+    return np.sort(order[: most + 1]), int(counts[order[most]])
 
 
 def _groups(trace: Any) -> set[str]:

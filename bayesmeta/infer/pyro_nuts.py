@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,19 +42,23 @@ class _Potential(torch.autograd.Function):
 def run(
     density: Density, config: NUTS, seed: int, progress: bool, start: Callable[[int], Array]
 ) -> tuple[Tensor, Stats, Stats, bool]:
-    """Draws (chains, draws, dim), statistics of draws and of warm-up, and whether it was interrupted."""
+    """Draws (chains, draws, dim), statistics of draws and of warm-up, and whether it was interrupted.
+
+    Interrupted, all chains that were finished are kept; if none was, the draws of the first so far.
+    """
     chains: list[tuple[Tensor, Stats, Stats]] = []
     interrupted = False
     with fork_rng(devices=[]):
         for chain in range(config.chains):
             torch.manual_seed(seed + 7919 * chain)
-            try:
-                chains.append(_chain(density, config, progress, start(seed + chain)))
-            except KeyboardInterrupt:
-                interrupted = True
+            made = _chain(density, config, progress, start(seed + chain))
+            interrupted = len(made[0]) < config.draws
+            if not interrupted or not chains:
+                chains.append(made)
+            if interrupted:
                 break
-    if not chains:
-        raise KeyboardInterrupt("sampling was interrupted during the first chain; no draws were taken yet")
+    if len(chains[0][0]) == 0:
+        raise KeyboardInterrupt("sampling was interrupted during warm-up; no draws were taken yet")
     u, stats, warm = zip(*chains, strict=True)
     return torch.stack(u), _stacked(stats), _stacked(warm), interrupted
 
@@ -63,6 +68,7 @@ def _stacked(stats: tuple[Stats, ...]) -> Stats:
 
 
 def _chain(density: Density, config: NUTS, progress: bool, start: Array) -> tuple[Tensor, Stats, Stats]:
+    """Draws (draws, dim), fewer if interrupted, and statistics of draws and of warm-up."""
     calls = 0
 
     def potential(at: dict[str, Tensor]) -> Tensor:
@@ -72,9 +78,12 @@ def _chain(density: Density, config: NUTS, progress: bool, start: Array) -> tupl
         return value
 
     rows: list[tuple[int, float, int]] = []
+    drawn: list[Tensor] = []
 
-    def note(kernel: Any, *_: Any) -> None:
+    def note(kernel: Any, at: dict[str, Tensor], stage: str, _: int) -> None:
         rows.append((calls, float(kernel.step_size), len(kernel._divergences)))
+        if stage.startswith("Sample"):
+            drawn.append(at["u"].detach().clone())
 
     kernel = pyro.infer.NUTS(
         potential_fn=potential,
@@ -89,16 +98,18 @@ def _chain(density: Density, config: NUTS, progress: bool, start: Array) -> tupl
         disable_progbar=not progress,
         hook_fn=note,
     )
-    mcmc.run()
+    with contextlib.suppress(KeyboardInterrupt):
+        mcmc.run()
     stats = _stats(rows)
-    drawn = {name: value[-config.draws :] for name, value in stats.items()}
-    warm = {name: value[: -config.draws] for name, value in stats.items()}
-    return mcmc.get_samples()["u"].detach(), drawn, warm
+    count = len(drawn)
+    u = torch.stack(drawn) if drawn else torch.empty(0, density.dim, dtype=torch.float64)
+    warm = {name: value[: len(rows) - count] for name, value in stats.items()}
+    return u, {name: value[len(rows) - count :] for name, value in stats.items()}, warm
 
 
 def _stats(rows: list[tuple[int, float, int]]) -> Stats:
     """Per iteration, from running counts of gradients and divergences."""
-    calls, step_size, divergences = (np.array(column) for column in zip(*rows, strict=True))
+    calls, step_size, divergences = (np.array([row[k] for row in rows]) for k in range(3))
     return {
         "n_steps": np.diff(calls, prepend=0),
         "step_size": step_size,
