@@ -181,7 +181,7 @@ def compiled(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Callable[..., Se
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    options = {"cpp.threads": 1, "fx_graph_cache": True, "cpp.vec_isa_ok": True}
+    options = {"cpp.threads": 1, "fx_graph_cache": True, "cpp.vec_isa_ok": True, "size_asserts": False}
     context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
     with torch.no_grad(), config.patch(options), tracing(context), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # inductor's own, about torch
