@@ -209,6 +209,17 @@ def test_theta_of_two_sites_is_not_taken_for_independent() -> None:
     equal_to_the_generic_route(bm.Hierarchy(hyperprior, task), tasks, "gram")
 
 
+def test_a_prior_that_looks_at_later_rows_is_seen() -> None:
+    """Repeated rows do not change a maximum, so the tasks are padded; one task alone has the flag in a later row."""
+
+    def task(phi: tuple[Tensor, Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        mu, tau, sigma = phi
+        theta = pyro.sample("theta", dist.Normal(mu + x[:, 1].max(), tau))
+        return pyro.sample("y", dist.Normal(theta + x[:, 0], sigma).to_event(1), obs=y)
+
+    equal_to_the_generic_route(bm.Hierarchy(hyperprior, task), flagged(), "exact")
+
+
 def test_a_mean_that_bends_far_away_in_phi_is_seen() -> None:
     def observe(theta: Tensor, x: Tensor, phi: tuple[Tensor, Tensor, Tensor]) -> Any:
         return dist.Normal(theta + (phi[0] + 20).relu() * x, phi[2]).to_event(1)

@@ -268,7 +268,7 @@ class Gram:
         elements = [at - from_ for at, from_ in zip(v, centre, strict=True)]
         square = dot([x * y for x in elements for y in elements], [element for row in precision for element in row])
         expected = h + dot(g, elements) - 0.5 * square
-        value = self.program.over_tasks(lambda row: self.program.terms(phi.returned, v, row)[0])(blocks.rows)
+        value = _log_prior(self.program, blocks.rows)
         fits: Tensor = (value - expected).abs() <= TOLERANCE * (1 + value.abs() + square.abs())
         return fits
 
@@ -321,7 +321,7 @@ def _reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Ten
     p, m = program.structure.theta.size, len(linear.entering) + 1
     gram = torch.zeros(len(tasks), p + m, p + m)
     fits = torch.zeros(len(tasks), dtype=torch.bool)
-    scale = torch.zeros(len(tasks), 2)
+    scale, prior = torch.zeros(len(tasks), 2), torch.zeros(len(tasks))
     probes = far_points(program, 3)
     for batch in tasks.padded():
         step = max(1, CHUNK_CELLS // max(1, batch.mask.shape[1] * (p + m)))
@@ -333,8 +333,11 @@ def _reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Ten
                 row
             )
             gram[at] = design.mT @ design
+            prior[at] = _log_prior(program, row)
+    by_first_row = _log_prior(program, first_rows(tasks))
+    fits &= (prior - by_first_row).abs() <= TOLERANCE * (1 + prior.abs())
     if linear.shared:
-        fits &= (scale == scale[0]).all(1) & _same_prior(program, tasks)
+        fits &= (scale == scale[0]).all(1) & (by_first_row == by_first_row[0])
     rows = first_rows(tasks[:1] if linear.shared else tasks)
     n = tasks.sizes.to(gram.dtype)
     gram = gram.permute(1, 2, 0)
@@ -342,13 +345,17 @@ def _reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Ten
     return Blocks(aa, aw, ww, n, ww.sum(-1), n.sum(), rows), fits
 
 
-def _same_prior(program: Program, tasks: Tasks) -> Tensor:
-    """Which tasks have the prior of the first one, at a random point (T,)."""
+def _log_prior(program: Program, rows: Row) -> Tensor:
+    """log p(θ | φ) of each task at one random point (T,)."""
     (phi,) = random_phi(program, 1, seed=3)
     v = torch.linspace(-1.0, 2.0, program.structure.theta.size)
-    prior = program.over_tasks(lambda row: program.terms(phi.returned, v, row)[0])(first_rows(tasks))
-    same: Tensor = prior == prior[0]
-    return same
+
+    def one(row: Row) -> Tensor:
+        met = program.meet(phi.returned, v, row)
+        return torch.stack([met[name].log_prob() for name in program.structure.theta.names]).sum()
+
+    terms: Tensor = program.over_tasks(one)(rows)
+    return terms
 
 
 def _design(program: Program, row: Row, entering: Tensor, probes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
