@@ -15,13 +15,13 @@ from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 from torch.distributions import biject_to
 
+from bayesmeta.drawing import draw
 from bayesmeta.errors import HierarchyError
 from bayesmeta.sites import (
     Site,
     Sites,
     Values,
     describe_support,
-    draw,
     element_labels,
     place,
     place_log_prob,
