@@ -110,6 +110,7 @@ def sample(
     begin = time.perf_counter()
     run = _nutpie if config.engine == "nutpie" else pyro_nuts.run
     with one_thread():
+        start(seed)  # where there is no starting point, its error should not come from within a sampler's thread
         u, stats, warmup, interrupted = run(density, config, seed, progress, start)
     if interrupted:
         warnings.warn(
@@ -166,6 +167,9 @@ def _nutpie(density: Density, config: NUTS, seed: int, progress: bool, start: Ca
         trace = sampler.wait()
     except KeyboardInterrupt:
         trace, interrupted = sampler.abort(), True
+    except RuntimeError as error:
+        cause = str(error).split("Stack backtrace")[0].strip()
+        raise BayesmetaError(f"the sampler stopped because evaluating the density failed: {cause}") from error
     return *_unpacked(trace, interrupted), interrupted
 
 
