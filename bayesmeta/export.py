@@ -7,7 +7,7 @@ knows the difference. Files are netCDF4 written by xarray, one group after anoth
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ FORMAT = "bayesmeta posterior 1"
 Array = npt.NDArray[Any]
 Groups = dict[str, xr.Dataset]
 MOST_NUMBERS = 50_000_000
+AXES = ("chain", "draw", "task", "obs_id")
 
 
 def labels(site: Site, tasks: tuple[str, ...] | None = None) -> list[str]:
@@ -74,14 +75,14 @@ def groups(posterior: Posterior, *, log_likelihood: bool = True) -> Groups:
 
 def _posterior_group(posterior: Posterior, shape: tuple[int, ...]) -> xr.Dataset:
     structure = posterior.collapsed.program.structure
-    variables = {}
-    for site in structure.phi:
-        dims = ("chain", "draw", *site_dims(site))
-        variables[site.name] = (dims, _by_chain(posterior.phi[site.name].numpy(), shape))
-    for site in structure.theta:
-        dims = ("chain", "draw", "task", *site_dims(site))
-        variables[site.name] = (dims, _by_chain(posterior.theta[site.name].numpy(), shape))
+    taken = {*AXES, *structure.phi.names, *structure.theta.names}
     coords = _draw_coords(shape) | {"task": _text(posterior.tasks.names)}
+    variables = {}
+    for sites, draws, lead in ((structure.phi, posterior.phi, ()), (structure.theta, posterior.theta, ("task",))):
+        for site in sites:
+            dims = site_dims(site, taken)
+            variables[site.name] = (("chain", "draw", *lead, *dims), _by_chain(draws[site.name].numpy(), shape))
+            coords |= {dim: np.arange(size) for dim, size in zip(dims, site.shape, strict=True)}
     return xr.Dataset(variables, coords=coords, attrs={"inference_library": "bayesmeta"})
 
 
@@ -108,9 +109,11 @@ def _constant_group(tasks: Tasks) -> xr.Dataset:
     return xr.Dataset(variables, coords=coords)
 
 
-def site_dims(site: Site) -> list[str]:
-    """The names of the axes of a site: its plates, ``site_dim_k`` elsewhere."""
-    return [plate or f"{site.name}_dim_{axis}" for axis, plate in enumerate(site.plates)]
+def site_dims(site: Site, taken: Collection[str]) -> list[str]:
+    """The names of the axes of a site: its plates, and ``site_dim_k`` elsewhere or where a plate's name is taken."""
+    return [
+        plate if plate and plate not in taken else f"{site.name}_dim_{axis}" for axis, plate in enumerate(site.plates)
+    ]
 
 
 def _rows(values: Array, name: str) -> tuple[tuple[str, ...], Array]:
