@@ -91,7 +91,7 @@ def test_the_check_of_theta_fails_on_unweighted_draws() -> None:
     unweighted = torch.from_numpy(mean + np.sqrt(variance) * rng.standard_normal(len(mean)))
 
     check_theta(unweighted, flat, mean, variance)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="assert"):
         check_theta(unweighted, weights, mean, variance)
 
 
