@@ -240,3 +240,17 @@ def test_arviz_reads_it(fitted: object) -> None:
     assert trace.log_likelihood["y_by_task"].dims == ("chain", "draw", "task")
     assert set(arviz.summary(trace, var_names=["mu"]).columns) >= {"mean", "sd", "r_hat"}
     assert {"diverging", "energy", "tree_depth", "step_size"} <= set(trace.sample_stats)
+
+
+def test_newer_arviz_gets_a_data_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import ModuleType
+
+    import xarray
+
+    monkeypatch.setitem(sys.modules, "arviz", ModuleType("arviz"))  # 1.x has no InferenceData
+    tree = posterior().to_arviz(log_likelihood=False)
+
+    assert isinstance(tree, xarray.DataTree)
+    assert {"posterior", "sample_stats", "observed_data", "constant_data"} == set(tree.children)
+    assert tree["posterior"]["theta"].dims == ("chain", "draw", "task")
