@@ -248,8 +248,9 @@ def test_newer_arviz_gets_a_data_tree(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import xarray
 
+    fit = posterior()
     monkeypatch.setitem(sys.modules, "arviz", ModuleType("arviz"))  # 1.x has no InferenceData
-    tree = posterior().to_arviz(log_likelihood=False)
+    tree = fit.to_arviz(log_likelihood=False)
 
     assert isinstance(tree, xarray.DataTree)
     assert {"posterior", "sample_stats", "observed_data", "constant_data"} == set(tree.children)
