@@ -9,7 +9,7 @@ from tests.scenarios import SCENARIOS
 
 __all__ = ["GOOD", "TINY", "good", "tiny"]
 
-TINY = bm.NUTS(draws=30, tune=60, chains=2, compile=False)
+TINY = bm.NUTS(draws=30, tune=60, chains=2, compile=False, max_treedepth=5)
 GOOD = bm.NUTS(draws=2000, tune=800)
 
 
