@@ -51,9 +51,10 @@ class Exact:
     def __init__(self, program: Program, tasks: Tasks) -> None:
         self.program = program
         self.tasks = tasks
-        self._standardised = program.with_centring(False)
         batches = tasks.padded(exact_sizes=not program.structure.maskable)
         self.data: Any = [Row.of(batch) for batch in batches]
+        # rows made up for tasks of which nothing is observed may be impossible: only p(θ | φ) is looked at
+        self._observed = [bool(batch.mask.any()) for batch in batches]
         self._order = torch.argsort(torch.cat([batch.index for batch in batches]))
         self.cells = sum(batch.mask.numel() for batch in batches)
 
@@ -63,33 +64,36 @@ class Exact:
 
     def total(self, phi: Phi, data: Any) -> Tensor:
         """Σ_t log Z_t(φ)."""
-        return torch.stack([self._log_z(phi, row).sum() for row in data]).sum()
+        return torch.stack([log_z.sum() for log_z in self._log_z(phi, data)]).sum()
 
     def per_task(self, phi: Phi, data: Any) -> Tensor:
         """log Z_t(φ) in nats, (T,)."""
-        return torch.cat([self._log_z(phi, row) for row in data])[self._order]
+        return torch.cat(self._log_z(phi, data))[self._order]
 
     def conditional(self, phi: Phi, data: Any) -> tuple[Tensor, Tensor]:
         """p(θ_t | φ, D_t) as precision P (T, p, p) and P·mean (T, p), in coordinates of θ."""
-        p = self.program.structure.theta.size
-
-        def one(row: Row) -> tuple[Tensor, Tensor]:
-            _, b, precision = expansion(lambda v: self.program.log_joint(phi.returned, v, row), p)
-            return precision, b
-
-        parts = [self.program.over_tasks(one)(row) for row in data]
-        precision, b = (torch.cat(column)[self._order] for column in zip(*parts, strict=True))
+        parts = self._expanded(self.program, phi, data)
+        precision, b = (torch.cat([part[k] for part in parts])[self._order] for k in (2, 1))
         return precision, b
 
-    def _log_z(self, phi: Phi, rows: Row) -> Tensor:
-        p = self.program.structure.theta.size
+    def _log_z(self, phi: Phi, data: Any) -> list[Tensor]:
+        parts = self._expanded(self.program.with_centring(False), phi, data)
+        return [log_integral(value, Gaussian.of(precision, b)) for value, b, precision in parts]
 
-        def one(row: Row) -> Tensor:
-            value, b, precision = expansion(lambda v: self._standardised.log_joint(phi.returned, v, row), p)
-            return log_integral(value, Gaussian.of(precision, b))
+    def _expanded(self, program: Program, phi: Phi, data: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The expansion of log p(y_t, θ | φ) at θ = 0, over the tasks of each batch."""
 
-        evidence: Tensor = self.program.over_tasks(one)(rows)
-        return evidence
+        def one(row: Row, observed: bool) -> tuple[Tensor, Tensor, Tensor]:
+            def log_joint(v: Tensor) -> Tensor:
+                log_prior, log_likelihood = program.terms(phi.returned, v, row)
+                return log_prior + log_likelihood if observed else log_prior
+
+            return expansion(log_joint, program.structure.theta.size)
+
+        return [
+            program.over_tasks(lambda row, observed=observed: one(row, observed))(rows)
+            for rows, observed in zip(data, self._observed, strict=True)
+        ]
 
 
 def expansion(f: Callable[[Tensor], Tensor], p: int) -> tuple[Tensor, Tensor, Tensor]:
