@@ -145,13 +145,15 @@ def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr
     """Write a posterior to a netCDF file, replacing it whole: an interrupted write leaves the old file."""
     target = Path(path)
     partial = target.with_name(target.name + ".part")
-    partial.unlink(missing_ok=True)
     record = {"format": FORMAT, **_record(posterior)}
     everything = {**parts, "unconstrained_posterior": _coordinates(posterior)}
-    xr.Dataset(attrs={"bayesmeta": json.dumps(record)}).to_netcdf(partial, mode="w", engine="h5netcdf")
-    for name, dataset in everything.items():
-        dataset.to_netcdf(partial, mode="a", group=name, engine="h5netcdf")
-    partial.replace(target)
+    try:
+        xr.Dataset(attrs={"bayesmeta": json.dumps(record)}).to_netcdf(partial, mode="w", engine="h5netcdf")
+        for name, dataset in everything.items():
+            dataset.to_netcdf(partial, mode="a", group=name, engine="h5netcdf")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _coordinates(posterior: Posterior) -> xr.Dataset:
