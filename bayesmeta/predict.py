@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ class Predictive:
             raise OptionError(f"n must be at least 1, got {n}")
         return self._drawn(n, seed, lambda values: values[0], (n,))
 
-    def log_prob(self, y: Tensor | Sequence[Any] | Tasks, *, pointwise: bool = False) -> Tensor:
+    def log_prob(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks, *, pointwise: bool = False) -> Tensor:
         """Log predictive density of observations y: log 1/S Σ_s p(y | θ_s, φ_s), in nats.
 
         Args:
@@ -138,7 +139,10 @@ class Predictive:
         return f"Predictive: {len(self.names):,} tasks, {inputs} inputs each, {len(self._phi):,} draws ({self.method})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + self.frame().head(30).to_html(index=False, float_format=lambda v: f"{v:.4g}")
+        head = f"<p>{self!r}</p>"
+        if self.query.y.dim() > 1:
+            return head
+        return head + self.frame().head(30).to_html(index=False, float_format=lambda v: f"{v:.4g}")
 
     # -----------------------------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class Predictive:
         except NotImplementedError:
             return None
 
-    def _observed(self, y: Tensor | Sequence[Any] | Tasks) -> Tasks:
+    def _observed(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tasks:
         """Query inputs with observations in place of the placeholders."""
         if isinstance(y, Tasks):
             missing = [name for name in self.names if name not in y]

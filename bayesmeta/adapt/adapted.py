@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class Adapted:
         shape = self.phi_coordinates.shape[:2]
         return {name: value.reshape(*shape, *value.shape[1:]) for name, value in values.items()}
 
-    def predict(self, x: Tensor | Sequence[Any] | Tasks) -> Predictive:
+    def predict(self, x: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Predictive:
         """The predictive distribution of observations at new inputs.
 
         Args:
