@@ -279,6 +279,7 @@ INTERRUPTED = """
     from bayesmeta.density import Density
     from tests.scenarios import normal_normal
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children would ignore it
     engine, chains, tune, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     plain, calls = Density.value_and_grad, 0
 
