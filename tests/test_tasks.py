@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -561,16 +560,3 @@ def test_any_selection_keeps_each_task_whole(seed: int) -> None:
         assert torch.equal(task.x, whole[int(position)].x)
         assert torch.equal(task.y, whole[int(position)].y)
         assert torch.equal(task.context["b"], whole[int(position)].context["b"])
-
-
-def test_a_hundred_thousand_tasks_are_cheap() -> None:
-    count = 100_000
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"g": rng.permutation(np.repeat(np.arange(count), 5)), "x": rng.normal(size=5 * count)})
-    table = table.assign(y=table["x"], c=table["g"] * 0.5)
-    start = time.perf_counter()
-    got = Tasks.from_frame(table, task="g", x=["x"], y="y", context="c")
-    got.split(2)
-    got.padded()
-    assert time.perf_counter() - start < 10.0  # .5 s alone on the machine; a loop over rows takes minutes
-    assert len(got) == count
