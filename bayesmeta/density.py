@@ -9,11 +9,13 @@ cannot be recorded at all, it runs eagerly.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -64,6 +66,7 @@ class Density:
         self._fn, self._data = fn, tuple(data)
         self._call: Callable[..., Sequence[Tensor]] = self._eager
         self._inputs: tuple[Tensor, ...] = ()
+        self._fold: Fold | None = None
         if trace:
             self._trace(compile)
         self.seconds = time.perf_counter() - start
@@ -77,6 +80,26 @@ class Density:
         """log p(u), a scalar."""
         return self.value_and_grad(u)[0]
 
+    def on(self, data: Sequence[Tensor]) -> Density:
+        """The same density of other data of the same shapes: nothing is recorded or compiled again.
+
+        Raises:
+            BayesmetaError: The data are not shaped as those that the density was made for.
+        """
+        if [(t.shape, t.dtype) for t in data] != [(t.shape, t.dtype) for t in self._data]:
+            raise BayesmetaError(
+                f"a density made for data of shapes {[tuple(t.shape) for t in self._data]} cannot take "
+                f"{[tuple(t.shape) for t in data]}: make a new one"
+            )
+        other = copy.copy(self)
+        other._lock, other._data, other.seconds = threading.Lock(), tuple(data), 0.0
+        if self._fold is None:
+            other._call = other._eager
+        else:
+            with quiet_pyro():
+                other._inputs = self._fold.inputs(data)
+        return other
+
     def _eager(self, u: Tensor) -> tuple[Tensor, Tensor]:
         with self._lock, quiet_pyro():
             leaf = u.detach().requires_grad_(True)
@@ -86,11 +109,12 @@ class Density:
 
     def _trace(self, compile: bool) -> None:
         try:
-            graph, inputs = record(self._fn, self.dim, self._data)
+            graph, self._fold = record(self._fn, self.dim, self._data)
         except BayesmetaError:
             raise
         except RuntimeError as error:
             return _say("the density cannot be recorded and runs eagerly, much slower", error)
+        inputs = self._fold.inputs(self._data)
         self.nodes = len(graph.graph.nodes)
         self._call, self._inputs, self.mode = graph, inputs, "traced"
         if not compile or not compiler_found():
@@ -109,8 +133,22 @@ def _say(what: str, error: Exception) -> None:
     warnings.warn(f"{what}: {reason}", BayesmetaWarning, stacklevel=4)
 
 
-def record(fn: LogDensity, dim: int, data: Sequence[Tensor]) -> tuple[GraphModule, tuple[Tensor, ...]]:
-    """The graph of value and gradient as a function of u alone, and the constant tensors it takes behind u."""
+@dataclass(frozen=True)
+class Fold:
+    """What of a recorded graph does not depend on u: `inputs` computes it from the data."""
+
+    graph: GraphModule
+    moving: set[Node]
+    kept: list[Node]
+
+    def inputs(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The constants that the rest of the graph takes behind u."""
+        values = constants(self.graph, self.moving, data)
+        return tuple(values[node].contiguous() for node in self.kept)
+
+
+def record(fn: LogDensity, dim: int, data: Sequence[Tensor]) -> tuple[GraphModule, Fold]:
+    """The graph of value and gradient as a function of u and constants, and how to compute those from the data."""
     u = torch.full((dim,), 0.1, dtype=torch.float64)
 
     def value_and_grad(u: Tensor, *data: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,27 +158,26 @@ def record(fn: LogDensity, dim: int, data: Sequence[Tensor]) -> tuple[GraphModul
     with quiet_pyro(), torch.no_grad():
         graph = make_fx(torch.func.functionalize(value_and_grad), tracing_mode="real")(u, *data)
     graph.graph.eliminate_dead_code()
-    return fold(graph, data)
+    return fold(graph)
 
 
-def fold(graph: GraphModule, data: Sequence[Tensor]) -> tuple[GraphModule, tuple[Tensor, ...]]:
-    """Split off everything that does not depend on u, compute it once, and make it inputs of what remains."""
+def fold(graph: GraphModule) -> tuple[GraphModule, Fold]:
+    """Split off everything that does not depend on u and make it inputs of what remains."""
     moving = depends_on_first_input(graph)
-    values = constants(graph, moving, data)
     nodes = list(graph.graph.nodes)
     output = nodes[-1]
     hot = torch.fx.Graph()
     kept: dict[Node, Node] = {nodes[0]: hot.placeholder("u")}
-    inputs: list[Tensor] = []
+    constant: list[Node] = []
     for node in nodes[1:]:
         if node not in moving and any(user in moving or user is output for user in node.users):
-            kept[node] = hot.placeholder(f"constant_{len(inputs)}")
-            inputs.append(values[node].contiguous())
+            kept[node] = hot.placeholder(f"constant_{len(constant)}")
+            constant.append(node)
     for node in nodes[1:-1]:
         if node in moving:
             kept[node] = hot.node_copy(node, lambda n: kept[n])
     hot.output(tuple(kept[node] for node in output.args[0]))
-    return GraphModule({}, hot), tuple(inputs)
+    return GraphModule({}, hot), Fold(graph, moving, constant)
 
 
 def depends_on_first_input(graph: GraphModule) -> set[Node]:

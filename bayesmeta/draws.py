@@ -28,6 +28,13 @@ class Draws:
         warmup_stats: The same of the warm-up.
         interrupted: Whether sampling was stopped before all draws were taken.
         seconds: Seconds spent drawing, warm-up included.
+        k_hat: Pareto k-hat of the importance weights, where draws were weighted and resampled.
+        effective_size: Kish's effective number of weighted draws, where draws were weighted and resampled.
+        curves: What was watched while it went on, e.g. ``elbo`` per step.
+        log: What was done and why, a sentence each.
+        evaluations: Gradients taken besides those of `stats`.
+        density: What evaluated the density: ``"compiled"``, ``"traced"``, ``"eager"`` or ``"vectorised"``.
+        compile_seconds: Seconds spent recording and compiling the density, before `seconds`.
     """
 
     u: Tensor
@@ -35,11 +42,19 @@ class Draws:
     warmup_stats: Stats = field(default_factory=dict)
     interrupted: bool = False
     seconds: float = 0.0
+    k_hat: float | None = None
+    effective_size: float | None = None
+    curves: Stats = field(default_factory=dict)
+    log: tuple[str, ...] = ()
+    evaluations: int = 0
+    density: str = "vectorised"
+    compile_seconds: float = 0.0
 
     @property
     def gradients(self) -> int:
         """Gradient evaluations in all, warm-up included."""
-        return int(sum(np.nansum(stats["n_steps"]) for stats in (self.stats, self.warmup_stats) if "n_steps" in stats))
+        steps = (np.nansum(stats["n_steps"]) for stats in (self.stats, self.warmup_stats) if "n_steps" in stats)
+        return self.evaluations + int(sum(steps))
 
     @property
     def divergences(self) -> int:
@@ -63,6 +78,11 @@ class Info:
         interrupted: Whether the run was stopped early.
         seed: The seed.
         versions: Versions of the packages that took part.
+        k_hat: Pareto k-hat of the importance weights, where there were any.
+        effective_size: Effective number of weighted draws, where there were any.
+        log: What was done and why, a sentence each.
+        verdict: Whether the draws can be trusted: ``level`` and ``findings``, as plain data.
+        evidence_error: How far log Z may be off, where it is approximated, by what was measured.
     """
 
     evidence: str
@@ -76,6 +96,11 @@ class Info:
     interrupted: bool
     seed: int
     versions: Mapping[str, str]
+    k_hat: float | None = None
+    effective_size: float | None = None
+    log: tuple[str, ...] = ()
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    evidence_error: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {value:.2f} s" for name, value in self.seconds.items())

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from bayesmeta.density import Density
 from bayesmeta.draws import Draws, Info, versions
 from bayesmeta.errors import DataError, OptionError
 from bayesmeta.evidence import Collapsed, Joint, choose
 from bayesmeta.hierarchy import Hierarchy
-from bayesmeta.infer.nuts import NUTS, sample
 from bayesmeta.posterior import Posterior
-from bayesmeta.presets import back_end_of, read_preset
-from bayesmeta.sites import quiet_pyro
+from bayesmeta.presets import Config, back_end_of, module_of, read_preset
+from bayesmeta.target import Target
 from bayesmeta.tasks import Tasks
 from bayesmeta.track import stage
 
@@ -30,7 +27,7 @@ __all__ = ["fit", "log_density"]
 def fit(
     hierarchy: Hierarchy,
     tasks: Tasks,
-    inference: str | PathLike[str] | NUTS = "nuts",
+    inference: str | PathLike[str] | Config = "nuts",
     *,
     seed: int = 0,
     progress: bool = True,
@@ -60,41 +57,27 @@ def fit(
         program = hierarchy.program(tasks)
         evidence = choose(program, tasks, config.evidence)
     setup = time.perf_counter() - start
-    with stage("compiling the density" if config.compile else "tracing the density", progress):
-        density = log_density(evidence, compile=config.compile)
-    draws = sample(density, config, seed=seed, progress=progress)
+    draws: Draws = module_of(config).run(Target(evidence), config, seed=seed, progress=progress)
     seconds = {
         "setup": setup,
-        "compile": density.seconds,
+        "compile": draws.compile_seconds,
         "sample": draws.seconds,
         "total": time.perf_counter() - start,
     }
-    info = _info(config, evidence, density, draws, seed, seconds)
-    return Posterior(hierarchy, tasks, evidence, draws, info)
+    return Posterior(hierarchy, tasks, evidence, draws, _info(config, evidence, draws, seed, seconds))
 
 
 def log_density(evidence: Collapsed | Joint, *, compile: bool = True) -> Density:
     """log p(φ, D), or log p(φ, θ, D) where θ is sampled too, as a density over unconstrained coordinates."""
-    program = evidence.program
-    leaves, spec = pytree.tree_flatten(evidence.data)
-    q, p = program.structure.phi.size, program.structure.theta.size
-    count = len(evidence.tasks) if isinstance(evidence, Joint) else 0
-
-    def log_joint(u: Tensor, *leaves: Tensor) -> Tensor:
-        phi, data = program.phi(u[:q]), pytree.tree_unflatten(list(leaves), spec)
-        if isinstance(evidence, Joint):
-            return phi.log_prior + evidence.total(phi, u[q:].reshape(count, p), data)
-        return phi.log_prior + evidence.total(phi, data)
-
-    with quiet_pyro():
-        return Density(log_joint, q + count * p, leaves, compile=compile, trace=program.structure.vectorised)
+    return Target(evidence).density(compile)
 
 
-def _configured(inference: str | PathLike[str] | NUTS) -> NUTS:
-    if isinstance(inference, NUTS):
-        return inference
+def _configured(inference: str | PathLike[str] | Config) -> Config:
     if isinstance(inference, (str, PathLike)):
         return read_preset(Path(inference) if isinstance(inference, PathLike) else inference)
+    if not isinstance(inference, type) and dataclasses.is_dataclass(inference):
+        back_end_of(inference)
+        return inference
     raise OptionError(
         f"inference must be a preset's name, the path of a preset, or a back-end such as NUTS(...), "
         f"got {type(inference).__name__}"
@@ -118,19 +101,20 @@ def _check(hierarchy: Any, tasks: Any, seed: Any) -> None:
         )
 
 
-def _info(
-    config: NUTS, evidence: Collapsed | Joint, density: Density, draws: Draws, seed: int, seconds: dict[str, float]
-) -> Info:
+def _info(config: Config, evidence: Collapsed | Joint, draws: Draws, seed: int, seconds: dict[str, float]) -> Info:
     return Info(
         evidence="joint" if isinstance(evidence, Joint) else "exact",
         road=evidence.road,
         gram=evidence.gram,
         inference={"back_end": back_end_of(config), **dataclasses.asdict(config)},
         seconds=seconds,
-        density=density.mode,
+        density=draws.density,
         gradients=draws.gradients,
         divergences=draws.divergences,
         interrupted=draws.interrupted,
         seed=seed,
         versions=versions(),
+        k_hat=draws.k_hat,
+        effective_size=draws.effective_size,
+        log=draws.log,
     )

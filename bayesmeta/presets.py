@@ -11,20 +11,33 @@ import importlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
 from bayesmeta import shelf
 from bayesmeta.errors import FileFormatError, OptionError, unknown
 
-if TYPE_CHECKING:
-    from bayesmeta.infer.nuts import NUTS
 
-    Config: TypeAlias = NUTS
+class Config(Protocol):
+    """The settings of a back-end: a frozen dataclass that checks itself.
 
-__all__ = ["BACK_ENDS", "back_end_of", "read_preset", "with_options", "write_toml"]
+    Attributes:
+        evidence: What to do about θ, one of `bayesmeta.evidence.METHODS`.
+    """
 
-BACK_ENDS: dict[str, tuple[str, str]] = {"nuts": ("bayesmeta.infer.nuts", "NUTS")}
-"""Each back-end's name in a preset: the module and the name of its config, loaded when it is asked for."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def evidence(self) -> str:
+        """What to do about θ."""
+
+
+__all__ = ["BACK_ENDS", "Config", "back_end_of", "module_of", "read_preset", "with_options", "write_toml"]
+
+BACK_ENDS: dict[str, tuple[str, str]] = {
+    "nuts": ("bayesmeta.infer.nuts", "NUTS"),
+}
+"""Each back-end's name in a preset: the module, which has `run`, and the name of its config; loaded when asked for."""
 
 
 def read_preset(name_or_path: str | Path) -> Config:
@@ -69,7 +82,19 @@ def back_end_of(config: Config) -> str:
     >>> back_end_of(read_preset("nuts-joint"))
     'nuts'
     """
-    return next(name for name, (_, kind) in BACK_ENDS.items() if type(config).__name__ == kind)
+    for name, (module, kind) in BACK_ENDS.items():
+        if (type(config).__module__, type(config).__name__) == (module, kind):
+            return name
+    raise OptionError(f"{type(config).__name__} is not the config of a back-end; those are {_configs()}")
+
+
+def _configs() -> str:
+    return ", ".join(kind for _, kind in BACK_ENDS.values())
+
+
+def module_of(config: Config) -> ModuleType:
+    """The module of a config's back-end, whose `run(target, config, *, seed, progress)` gives draws."""
+    return importlib.import_module(BACK_ENDS[back_end_of(config)][0])
 
 
 def write_toml(tables: Mapping[str, object]) -> str:

@@ -21,11 +21,12 @@ from torch.utils import _pytree as pytree
 import bayesmeta as bm
 from bayesmeta import density as density_module
 from bayesmeta.density import Density, compiler_found, record
-from bayesmeta.errors import BayesmetaWarning
+from bayesmeta.errors import BayesmetaError, BayesmetaWarning
 from bayesmeta.evidence import Collapsed, Exact, Joint, choose
 from bayesmeta.fit import log_density
 from bayesmeta.program import Program
 from bayesmeta.sites import quiet_pyro
+from bayesmeta.target import Target
 from bayesmeta.threads import one_thread
 from tests.evidences import GALLERY, HARD, differences, gallery, hierarchy_of, ragged
 from tests.scenarios import SCENARIOS
@@ -266,7 +267,9 @@ def test_data_whose_covariance_is_factored_inside_the_task_can_be_recorded() -> 
 
 def graph_of(evidence: Collapsed | Joint) -> tuple[str, tuple[Tensor, ...]]:
     density = log_density(evidence, compile=False)
-    graph, inputs = record(density._fn, density.dim, pytree.tree_flatten(evidence.data)[0])
+    data = pytree.tree_flatten(evidence.data)[0]
+    graph, folded = record(density._fn, density.dim, data)
+    inputs = folded.inputs(data)
     return graph.code, inputs
 
 
@@ -289,6 +292,22 @@ def test_two_data_sets_of_one_shape_have_one_graph(road: str) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(*inputs, strict=True))
 
 
+@pytest.mark.parametrize("trace", [True, False])
+def test_a_density_takes_other_data_of_the_same_shapes(trace: bool) -> None:
+    first, second = (ragged(sizes=(4, 2, 5, 3), seed=seed) for seed in (0, 1))
+    program = bm.Hierarchy(hyperprior, task).program(first)
+    made = [Target(Exact(program, data)) for data in (first, second)]
+    densities = [Density(target.fn, target.dim, target.leaves, compile=False, trace=trace) for target in made]
+    (u,) = points(densities[0].dim, 1)
+
+    moved = densities[0].on(made[1].leaves)
+
+    torch.testing.assert_close(moved(u), densities[1](u), rtol=1e-13, atol=0.0)
+    assert not torch.equal(moved(u), densities[0](u))
+    with pytest.raises(BayesmetaError, match="cannot take"):
+        moved.on(Target(Exact(program, ragged(sizes=(4, 2), seed=0))).leaves)
+
+
 def test_a_number_read_from_the_data_would_be_seen_in_the_graph() -> None:
     """What the test above looks for: here it is."""
 
@@ -305,7 +324,8 @@ def test_what_does_not_depend_on_the_parameters_is_computed_once() -> None:
     def fn(u: Tensor, y: Tensor) -> Tensor:
         return (u.sum() - y.exp().sin().sum() + calls.cos().prod()).square() * -0.5
 
-    graph, inputs = record(fn, 2, (calls,))
+    graph, folded = record(fn, 2, (calls,))
+    inputs = folded.inputs((calls,))
     names = {str(node.target).split(".")[1] for node in graph.graph.nodes if node.op == "call_function"}
     assert "sum" in names
     assert not names & {"exp", "sin", "cos", "prod"}

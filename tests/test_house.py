@@ -24,6 +24,7 @@ ROOMS = (
     {"drawing", "sites", "program", "mapping", "pyro_model", "hierarchy"},
     {"density"},
     {"evidence"},
+    {"target"},
     {"likelihood", "fingerprint"},
     {"draws", "summary"},
     {"infer"},

@@ -42,6 +42,7 @@ class Joint:
         self._counts = [len(batch.index) for batch in batches]
         self._order = torch.argsort(order)
         self._where = order
+        self.cells = sum(batch.mask.numel() for batch in batches)
 
     def total(self, phi: Phi, v: Tensor, data: Any) -> Tensor:
         """Σ_t log p(y_t, θ_t | φ) at coordinates v (T, p) of θ in the order of the tasks."""

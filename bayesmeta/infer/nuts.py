@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,9 +23,11 @@ from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
 from bayesmeta.evidence import METHODS
 from bayesmeta.infer import pyro_nuts
+from bayesmeta.target import Target
 from bayesmeta.threads import one_thread
+from bayesmeta.track import stage
 
-__all__ = ["NUTS", "sample"]
+__all__ = ["NUTS", "run", "sample"]
 
 Array = npt.NDArray[Any]
 ENGINES = ("nutpie", "pyro")
@@ -86,6 +88,16 @@ def _check_whole(name: str, value: object, least: int) -> None:
         raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
+def run(
+    target: Target, config: NUTS, *, seed: int = 0, progress: bool = True, start: Callable[[int], Array] | None = None
+) -> Draws:
+    """Draw from a target by NUTS; `start` gives the starting point of a chain by its seed."""
+    with stage("compiling the density" if config.compile else "recording the density", progress):
+        density = target.density(config.compile)
+    draws = sample(density, config, seed=seed, progress=progress, start=start)
+    return replace(draws, density=density.mode, compile_seconds=density.seconds)
+
+
 def sample(
     density: Density,
     config: NUTS,
@@ -108,16 +120,16 @@ def sample(
     """
     start = start or (lambda chain_seed: finite_start(density, chain_seed))
     begin = time.perf_counter()
-    run = _nutpie if config.engine == "nutpie" else pyro_nuts.run
+    engine = _nutpie if config.engine == "nutpie" else pyro_nuts.run
     with one_thread():
         start(seed)  # where there is no starting point, its error should not come from within a sampler's thread
-        u, stats, warmup, interrupted = run(density, config, seed, progress, start)
+        u, stats, warmup, interrupted = engine(density, config, seed, progress, start)
     if interrupted:
         warnings.warn(
             f"sampling was interrupted: {u.shape[1]} of {config.draws} draws of {u.shape[0]} of {config.chains} chains "
             "were kept",
             BayesmetaWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return Draws(u, stats, warmup, interrupted, time.perf_counter() - begin)
 

@@ -1,0 +1,109 @@
+"""What back-ends infer: log p(φ, D), or log p(φ, θ, D) where θ is sampled too, over unconstrained coordinates.
+
+One density, two ways to ask it: `density` gives the value and gradient at one point, recorded and compiled, for
+samplers that ask thousands of times; `log_prob` and `value_and_grad` take many points at once and compile
+nothing, for methods that need a hundred gradients and one batch of values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bayesmeta.density import Density
+from bayesmeta.evidence import Collapsed, Joint
+from bayesmeta.mapping import chunk_size, over_draws
+from bayesmeta.program import Program
+from bayesmeta.sites import quiet_pyro
+
+__all__ = ["Target"]
+
+# Numbers that one point keeps alive per cell of the data: without gradients, and with the graph behind them.
+VALUE_NUMBERS = 4
+GRADIENT_NUMBERS = 40
+
+
+class Target:
+    """The log density of a hierarchy on its tasks over unconstrained coordinates u (dim,).
+
+    The first q coordinates are φ; where θ is sampled too, those of θ (T, p) follow.
+
+    Args:
+        evidence: What is done about θ.
+
+    Attributes:
+        evidence: As given.
+        dim: Length of u.
+        q: Number of coordinates of φ.
+        leaves: The tensors that `fn` takes behind u.
+    """
+
+    def __init__(self, evidence: Collapsed | Joint) -> None:
+        self.evidence = evidence
+        self.q = self.program.structure.phi.size
+        self._theta = (len(evidence.tasks), self.program.structure.theta.size)
+        self.dim = self.q + (self._theta[0] * self._theta[1] if self.is_joint else 0)
+        leaves, self._spec = pytree.tree_flatten(evidence.data)
+        self.leaves: list[Tensor] = leaves
+        self._recorded: dict[tuple[Any, ...], Density] = {}
+
+    @property
+    def program(self) -> Program:
+        """The hierarchy's functions, in the coordinates of θ that the evidence works in."""
+        return self.evidence.program
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether θ is sampled too."""
+        return isinstance(self.evidence, Joint)
+
+    def fn(self, u: Tensor, *leaves: Tensor) -> Tensor:
+        """log density at u (dim,), a scalar: a pure function of tensors."""
+        program, evidence = self.program, self.evidence
+        phi, data = program.phi(u[: self.q]), pytree.tree_unflatten(list(leaves), self._spec)
+        if isinstance(evidence, Joint):
+            return phi.log_prior + evidence.total(phi, u[self.q :].reshape(self._theta), data)
+        return phi.log_prior + evidence.total(phi, data)
+
+    def on(self, evidence: Collapsed | Joint) -> Target:
+        """The target of other tasks of the same hierarchy; densities already recorded serve it where shapes agree."""
+        other = Target(evidence)
+        other._recorded = self._recorded
+        return other
+
+    def density(self, compile: bool = True) -> Density:
+        """Value and gradient at one point, recorded once and compiled if wanted."""
+        key = (type(self.evidence), self.dim, compile, *((leaf.shape, leaf.dtype) for leaf in self.leaves))
+        known = self._recorded.get(key)
+        if known is not None:
+            return known.on(self.leaves)
+        with quiet_pyro():
+            made = Density(self.fn, self.dim, self.leaves, compile=compile, trace=self.program.structure.vectorised)
+        self._recorded[key] = made
+        return made
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """log density (S,) at many points u (S, dim), in chunks of bounded memory."""
+        values: Tensor = over_draws(
+            self.program, lambda u: self.fn(u, *self.leaves), (u,), chunk_size(VALUE_NUMBERS * self._cells)
+        )
+        return values
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log density (S,) and its gradient (S, dim) at many points u (S, dim), in chunks of bounded memory."""
+        gradient = torch.func.grad_and_value(lambda u: self.fn(u, *self.leaves))
+
+        def both(u: Tensor) -> tuple[Tensor, Tensor]:
+            grad, value = gradient(u)
+            return value, grad
+
+        values, grads = over_draws(self.program, both, (u,), chunk_size(GRADIENT_NUMBERS * self._cells))
+        return values, grads
+
+    @property
+    def _cells(self) -> int:
+        evidence: Any = self.evidence
+        return int(evidence.cells) + self.dim
