@@ -96,8 +96,7 @@ class Density:
         if self._fold is None:
             other._call = other._eager
         else:
-            with quiet_pyro():
-                other._inputs = self._fold.inputs(data)
+            other._inputs = self._fold.inputs(data)
         return other
 
     def _eager(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +142,8 @@ class Fold:
 
     def inputs(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The constants that the rest of the graph takes behind u."""
-        values = constants(self.graph, self.moving, data)
+        with quiet_pyro():
+            values = constants(self.graph, self.moving, data)
         return tuple(values[node].contiguous() for node in self.kept)
 
 
