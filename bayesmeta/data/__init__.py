@@ -1,6 +1,6 @@
 """Real data by name, for the gallery, the tests and the reader's own experiments.
 
-Four small classics come with the package. The rest is read from the folder that the environment variable
+What the gallery needs comes with the package. The rest is read from the folder that the environment variable
 BAYESMETA_DATA names, or fetched once from where it is published and kept in the user's cache; either way its
 checksum is compared first. Whatever the road, rows, columns and tasks are counted before a frame is handed
 out.
