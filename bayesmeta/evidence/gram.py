@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bayesmeta.evidence.exact import TOLERANCE, Exact, expansion
 from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, dot, log_integral
@@ -159,6 +160,13 @@ class Gram:
         """The same reduction of other tasks; the generic route where it does not describe all of them."""
         moved = Gram(self.program, tasks, self.linear)
         return Exact(self.program, tasks) if moved.odd else moved
+
+    def take(self, index: Tensor) -> Any:
+        """The data of the tasks at these positions, for `total` and `per_task`; nothing is read again."""
+        blocks = Blocks(*self.data)
+        ww, n = blocks.ww[..., index], blocks.n[index]
+        rows = blocks.rows if self.linear.shared else pytree.tree_map(lambda leaf: leaf[index], blocks.rows)
+        return Blocks(blocks.aa[..., index], blocks.aw[..., index], ww, n, ww.sum(-1), n.sum(), rows)
 
     def total(self, phi: Phi, data: Any) -> Tensor:
         """Σ_t log Z_t(φ), with its first derivative in φ by Fisher's identity.
