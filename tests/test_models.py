@@ -14,7 +14,17 @@ import pytest
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Binomial, Distribution, HalfCauchy, HalfNormal, MultivariateNormal, Normal
+from torch.distributions import (
+    Bernoulli,
+    Binomial,
+    Distribution,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+)
 
 import bayesmeta as bm
 
@@ -130,11 +140,88 @@ def baseball(trace: Trace, task: bm.Task) -> Tensor:
     return prior + log_prob(Binomial(task.x, torch.sigmoid(theta)), task.y)
 
 
+def seeds(trace: Trace, task: bm.Task) -> Tensor:
+    names = ("alpha0", "alpha1", "alpha2", "alpha12", "sigma", "theta")
+    alpha0, alpha1, alpha2, alpha12, sigma, theta = (value(trace, site) for site in names)
+    prior = log_prob(Normal(0.0, 1.0), torch.stack([alpha0, alpha1, alpha2, alpha12]))
+    prior = prior + log_prob(HalfCauchy(1.0), sigma)
+    strain, cucumber = task.context["strain"], task.context["cucumber"]
+    mean = alpha0 + alpha1 * strain + alpha2 * cucumber + alpha12 * strain * cucumber
+    prior = prior + log_prob(Normal(mean, sigma), theta)
+    return prior + log_prob(Binomial(task.x, torch.sigmoid(theta)), task.y)
+
+
+def correlated(trace: Trace, mean: Tensor) -> Tensor:
+    """log p(L) and log p(theta | mean, tau, L) of a pair."""
+    tau, L, theta = (value(trace, site) for site in ("tau", "L", "theta"))
+    r = L[1, 0]
+    covariance = torch.diag(tau) @ torch.tensor([[1.0, r], [r, 1.0]]) @ torch.diag(tau)
+    return math.log(0.75) + torch.log1p(-(r**2)) + log_prob(MultivariateNormal(mean, covariance), theta)
+
+
+def contraception(trace: Trace, task: bm.Task) -> Tensor:
+    mu, tau, age, child, theta = (value(trace, site) for site in ("mu", "tau", "age", "child", "theta"))
+    prior = log_prob(Normal(0.0, 2.0), torch.cat([mu, child])) + log_prob(HalfNormal(1.0), tau)
+    prior = prior + log_prob(Normal(0.0, 1.0), age) + correlated(trace, mu)
+    coefficients = torch.cat([theta[1:], age[None], child])
+    return prior + log_prob(Bernoulli(torch.sigmoid(theta[0] + task.x @ coefficients)), task.y)
+
+
+def epil(trace: Trace, task: bm.Task) -> Tensor:
+    names = ("level", "base", "treated", "interaction", "age", "fourth", "tau", "sigma", "person", "period")
+    level, base, treated, interaction, age, fourth, tau, sigma, person, period = (value(trace, n) for n in names)
+    prior = log_prob(Normal(0.0, 5.0), level) + log_prob(HalfNormal(1.0), torch.stack([tau, sigma]))
+    prior = prior + log_prob(Normal(0.0, 2.0), torch.stack([base, treated, interaction, age, fourth]))
+    b, a, p = (task.context[name] for name in ("lbase", "lage", "progabide"))
+    mean = level + base * b + treated * p + interaction * p * b + age * a
+    prior = prior + log_prob(Normal(mean, tau), person) + log_prob(Normal(0.0, sigma), period)
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    return prior + log_prob(Poisson(torch.exp(person + period + fourth * last)), task.y)
+
+
+def orthodont(trace: Trace, task: bm.Task) -> Tensor:
+    girls, boys, tau, sigma, theta = (value(trace, site) for site in ("girls", "boys", "tau", "sigma", "theta"))
+    prior = log_prob(HalfNormal(torch.tensor([5.0, 1.0])), tau) + log_prob(HalfNormal(3.0), sigma)
+    for mean in (girls, boys):
+        prior = prior + log_prob(Normal(torch.tensor([24.0, 0.6]), torch.tensor([5.0, 1.0])), mean)
+    prior = prior + correlated(trace, boys if task.context["boy"] == 1 else girls)
+    return prior + log_prob(Normal(theta[0] + theta[1] * (task.x - 11), sigma), task.y)
+
+
+def kidney(trace: Trace, task: bm.Task) -> Tensor:
+    names = ("log_risk", "female", "age", "variance", "frailty")
+    log_risk, female, age, variance, frailty = (value(trace, site) for site in names)
+    prior = log_prob(Normal(-4.0, 2.0), log_risk) + log_prob(Normal(0.0, 2.0), female)
+    prior = prior + log_prob(Normal(0.0, 1.0), age) + log_prob(HalfNormal(1.0), variance)
+    prior = prior + log_prob(Gamma(1 / variance, 1 / variance), frailty)
+    total = torch.tensor(0.0)
+    for (seen, years), days in zip(task.x, task.y, strict=True):
+        risk = frailty * torch.exp(log_risk + female * task.context["female"] + age * (years - 45) / 10)
+        survival = torch.exp(-risk * days)
+        total = total + torch.log(risk * survival if seen else survival)
+    return prior + total
+
+
+def theoph(trace: Trace, task: bm.Task) -> Tensor:
+    mu, tau, sigma, floor, theta = (value(trace, site) for site in ("mu", "tau", "sigma", "floor", "theta"))
+    prior = log_prob(Normal(torch.tensor([0.5, -3.0, -0.7]), 1.0), mu) + log_prob(HalfNormal(0.5), tau)
+    prior = prior + log_prob(HalfNormal(0.5), torch.stack([sigma, floor])) + log_prob(Normal(mu, tau), theta)
+    ka, ke, v = theta[0].exp(), (theta[1] - theta[2]).exp(), theta[2].exp()
+    mean = task.context["dose"] * ka / (v * (ka - ke)) * (torch.exp(-ke * task.x) - torch.exp(-ka * task.x))
+    return prior + log_prob(Normal(mean, torch.hypot(floor.expand(len(mean)), sigma * mean)), task.y)
+
+
 FORMULAS: dict[str, Callable[[Trace, bm.Task], Tensor]] = {
     "baseball": baseball,
+    "contraception": contraception,
     "eight_schools": schools,
+    "epil": epil,
+    "kidney": kidney,
+    "orthodont": orthodont,
     "radon": radon,
+    "seeds": seeds,
     "sleepstudy": sleep,
+    "theoph": theoph,
 }
 
 
@@ -149,9 +236,15 @@ def test_the_density_is_that_of_the_formula(name: str) -> None:
 def test_what_each_model_loads() -> None:
     expected: dict[str, Any] = {
         "baseball": (18, 18, "Roberto Clemente"),
+        "contraception": (60, 1934, "1"),
         "eight_schools": (8, 8, "A"),
+        "epil": (59, 236, "1"),
+        "kidney": (38, 76, "1"),
+        "orthodont": (27, 108, "M01"),
         "radon": (85, 919, "AITKIN"),
+        "seeds": (21, 21, "1"),
         "sleepstudy": (18, 180, "308"),
+        "theoph": (12, 132, "1"),
     }
     for name in NAMES:
         tasks = load(name).load()
