@@ -21,7 +21,7 @@ from bayesmeta.target import Target
 from bayesmeta.tasks import Tasks
 from bayesmeta.track import stage
 
-__all__ = ["fit", "log_density"]
+__all__ = ["check", "configured", "fit", "log_density"]
 
 
 def fit(
@@ -50,8 +50,8 @@ def fit(
         DataError: A task without observations.
         OptionError: An unknown preset or setting.
     """
-    config = _configured(inference)
-    _check(hierarchy, tasks, seed)
+    config = configured(inference)
+    check(hierarchy, tasks, seed)
     start = time.perf_counter()
     with stage("looking at the hierarchy", progress):
         program = hierarchy.program(tasks)
@@ -72,7 +72,8 @@ def log_density(evidence: Collapsed | Joint, *, compile: bool = True) -> Density
     return Target(evidence).density(compile)
 
 
-def _configured(inference: str | PathLike[str] | Config) -> Config:
+def configured(inference: str | PathLike[str] | Config) -> Config:
+    """The back-end that is meant by a preset's name, the path of a preset, or itself."""
     if isinstance(inference, (str, PathLike)):
         return read_preset(Path(inference) if isinstance(inference, PathLike) else inference)
     if not isinstance(inference, type) and dataclasses.is_dataclass(inference):
@@ -84,7 +85,8 @@ def _configured(inference: str | PathLike[str] | Config) -> Config:
     )
 
 
-def _check(hierarchy: Any, tasks: Any, seed: Any) -> None:
+def check(hierarchy: Any, tasks: Any, seed: Any) -> None:
+    """Whether these can be fitted, as far as their kinds tell, and every task has observations."""
     if not isinstance(hierarchy, Hierarchy):
         raise OptionError(f"hierarchy must be a Hierarchy(hyperprior, task), got {type(hierarchy).__name__}")
     if not isinstance(tasks, Tasks):
