@@ -25,9 +25,11 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["FORMAT", "groups", "labels", "save", "to_arviz"]
+__all__ = ["CENTRING", "FORMAT", "groups", "labels", "save", "to_arviz"]
 
 FORMAT = "bayesmeta posterior 1"
+# In the group of coordinates, before the name of a θ site: the degrees of centring its coordinates have.
+CENTRING = "centring_"
 Array = npt.NDArray[Any]
 Groups = dict[str, xr.Dataset]
 MOST_NUMBERS = 50_000_000
@@ -162,6 +164,11 @@ def _coordinates(posterior: Posterior) -> xr.Dataset:
     if not isinstance(posterior.collapsed, Joint):
         theta = posterior.theta_coordinates.numpy().reshape(*u.shape[:2], len(posterior.tasks), -1)
         variables["theta_coordinates"] = (("chain", "draw", "task", "theta_coordinate"), theta)
+        return xr.Dataset(variables)
+    for name, degree in posterior.collapsed.degrees.items():
+        inner = [f"{name}_dim_{k}" for k in range(degree.scale.dim() - 1)]
+        both = torch.stack([degree.scale, degree.loc]).numpy()
+        variables[CENTRING + name] = (("of_scale_and_loc", "task", *inner), both)
     return xr.Dataset(variables)
 
 

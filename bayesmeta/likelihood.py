@@ -63,7 +63,7 @@ def log_likelihood_rows(posterior: Posterior) -> Tensor | None:
 
 def _over_both(program: Program, fn: object, phi: Tensor, theta: Tensor, batch: Padded) -> Tensor:
     """`fn(u, v, row)` over draws and the tasks of a batch."""
-    rows = Row.of(batch)
+    rows = program.rows(batch)
 
     def draw(u: Tensor, v: Tensor) -> Tensor:
         result: Tensor = program.over_tasks(lambda v, row: fn(u, v, row))(v, rows)  # type: ignore[operator]

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 import xarray as xr
 
+from bayesmeta.centring import Degree
 from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import BayesmetaWarning, FileFormatError, NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint, choose
-from bayesmeta.export import FORMAT, as_tensor
+from bayesmeta.export import CENTRING, FORMAT, as_tensor
 from bayesmeta.fingerprint import differences, fingerprint
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.posterior import Posterior
+from bayesmeta.program import Program
 from bayesmeta.tasks import Columns, Tasks
 
 __all__ = ["load", "read_record"]
@@ -49,7 +51,7 @@ def load(path: str | PathLike[str], hierarchy: Hierarchy, *, check: bool = True)
             raise FileFormatError(f"{sentence}. Pass the hierarchy of that fit, or check=False to go on")
         warnings.warn(sentence, BayesmetaWarning, stacklevel=2)
     info = Info(**record["info"])
-    evidence: Collapsed | Joint = choose(program, tasks, "joint" if info.evidence == "joint" else "exact")
+    evidence = _joint(program, tasks, parts) if info.evidence == "joint" else choose(program, tasks, "exact")
     return _posterior(hierarchy, tasks, evidence, parts, info)
 
 
@@ -94,6 +96,18 @@ def _tasks(record: dict[str, Any], parts: dict[str, xr.Dataset]) -> Tasks:
         return tasks
     as_given = columns["x"] if not isinstance(columns["x"], list) else tuple(columns["x"])
     return replace(tasks, columns=Columns(columns["task"], as_given, columns["y"], tuple(columns["context"])))
+
+
+def _joint(program: Program, tasks: Tasks, parts: dict[str, xr.Dataset]) -> Joint:
+    """The joint density in the coordinates of the fit; files that say nothing of them have standardised ones."""
+    coordinates = parts["unconstrained_posterior"]
+    saved = {str(name): as_tensor(value.values) for name, value in coordinates.data_vars.items()}
+    degrees = {
+        name.removeprefix(CENTRING): Degree(value[0], value[1])
+        for name, value in saved.items()
+        if name.startswith(CENTRING)
+    }
+    return Joint(program, tasks, degrees)
 
 
 def _posterior(

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.utils import _pytree as pytree
 
+from bayesmeta.centring import CENTRED, Centring, Degree
 from bayesmeta.errors import HierarchyError
 from bayesmeta.sites import Meeting, Sites, Values
 from bayesmeta.tasks import Padded, Tasks
@@ -25,12 +26,16 @@ __all__ = ["Phi", "Program", "Row", "Structure", "first_rows", "stacked"]
 
 
 class Row(NamedTuple):
-    """The data of one task, or of many with a leading task axis: x (n, ...), y (n, ...), mask (n,), context."""
+    """The data of one task, or of many with a leading task axis: x (n, ...), y (n, ...), mask (n,), context.
+
+    `degrees` are the task's degrees of centring by θ site, where the program has them by task.
+    """
 
     x: Tensor
     y: Tensor
     mask: Tensor
     context: dict[str, Tensor]
+    degrees: dict[str, Degree] = {}  # noqa: RUF012  (a tuple's default, never written to)
 
     @staticmethod
     def of(batch: Padded) -> Row:
@@ -94,7 +99,8 @@ class Program:
         hyperprior: The user's p(φ).
         task: The user's p(θ | φ) p(y | x, θ, φ) for one task.
         structure: Its sites, as found by `bayesmeta.hierarchy.discover`.
-        centred: Whether the coordinates of a normal θ are θ itself, or θ standardised by its prior.
+        centring: How the coordinates of normal θ are meant: for all sites, or by site. A degree by task and
+            element, (T, ...) in the order of the tasks, reaches the task through its row: see `rows`.
     """
 
     def __init__(
@@ -103,21 +109,39 @@ class Program:
         task: Callable[..., Any],
         structure: Structure,
         *,
-        centred: bool = True,
+        centring: Centring | Mapping[str, Centring] = CENTRED,
     ) -> None:
         self.hyperprior = hyperprior
         self.task = task
         self.structure = structure
-        self.centred = centred
+        self.centring = centring
 
-    def with_centring(self, centred: bool) -> Program:
-        """The same program in centred or standardised coordinates of θ."""
-        return Program(self.hyperprior, self.task, self.structure, centred=centred)
+    def with_centring(self, centring: bool | Centring | Mapping[str, Centring]) -> Program:
+        """The same program in other coordinates of θ: centred (True), standardised (False), or by degree."""
+        centring = float(centring) if isinstance(centring, bool) else centring
+        return Program(self.hyperprior, self.task, self.structure, centring=centring)
 
     def unvectorised(self) -> Program:
         """The same program, run one task and one draw at a time."""
         structure = replace(self.structure, vectorised=False)
-        return Program(self.hyperprior, self.task, structure, centred=self.centred)
+        return Program(self.hyperprior, self.task, structure, centring=self.centring)
+
+    @property
+    def plain_centring(self) -> tuple[tuple[str, float], ...]:
+        """What of the centring is no tensor, and so part of a recorded density: the degree by θ site."""
+        if isinstance(self.centring, Mapping):
+            return tuple((name, one) for name, one in self.centring.items() if isinstance(one, float))
+        return tuple((name, self.centring) for name in self.structure.theta.names if isinstance(self.centring, float))
+
+    def rows(self, batch: Padded) -> Row:
+        """The rows of a batch of the tasks whose degrees of centring the program has, with these degrees."""
+        degrees = self.centring if isinstance(self.centring, Mapping) else {}
+        picked = {
+            name: Degree(degree.scale[batch.index], degree.loc[batch.index])
+            for name, degree in degrees.items()
+            if isinstance(degree, Degree)
+        }
+        return Row.of(batch)._replace(degrees=picked)
 
     def phi(self, u: Tensor) -> Phi:
         """The point of φ at unconstrained coordinates u (q,)."""
@@ -148,9 +172,20 @@ class Program:
 
     def meet(self, phi: Any, v: Tensor, row: Row) -> dict[str, Meeting]:
         """Every site of one task at unconstrained θ coordinates v (p,)."""
-        handler = Values(self.structure.theta.split(v), centred=self.centred)
+        handler = Values(self.structure.theta.split(v), centring=self._centring_of(row))
         self.run(handler, phi, row.x, row.y, row.context)
         return handler.met
+
+    def _centring_of(self, row: Row) -> Centring | Mapping[str, Centring]:
+        if not isinstance(self.centring, Mapping):
+            return self.centring
+        by_task = [name for name, centring in self.centring.items() if isinstance(centring, Degree)]
+        if not set(by_task) <= set(row.degrees):
+            raise HierarchyError(
+                f"the coordinates of {by_task} have a degree of centring by task, and this row has none: take rows "
+                "from program.rows, or coordinates of another kind with program.with_centring"
+            )
+        return {**self.centring, **row.degrees}
 
     def terms(self, phi: Any, v: Tensor, row: Row) -> tuple[Tensor, Tensor]:
         """log p(θ | φ) with its Jacobian, and log p(y | x, θ, φ), of one task at coordinates v (p,)."""

@@ -15,12 +15,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Independent, constraints
+from pyro.distributions import constraints
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from bayesmeta.centring import CENTRED, Centring, Placed, base_of, place, place_log_prob
 from bayesmeta.drawing import draw
 from bayesmeta.errors import HierarchyError
 
@@ -31,8 +32,6 @@ __all__ = [
     "Values",
     "element_labels",
     "elementwise_log_prob",
-    "place",
-    "place_log_prob",
     "quiet_pyro",
 ]
 
@@ -124,8 +123,8 @@ def describe_support(support: Any) -> str:
 class Meeting:
     """What was seen of one site in one run: its distribution, its value and its log density terms.
 
-    `coordinates` are those that a latent site was given, and `centred` how they are meant; `plates` are the names
-    and (negative) batch axes of the plates that the site stands in.
+    `placed` tells of the coordinates that a latent site was given, if it was; `plates` are the names and (negative)
+    batch axes of the plates that the site stands in.
     """
 
     name: str
@@ -134,15 +133,14 @@ class Meeting:
     observed: bool
     scale: Any = 1.0
     mask: Any = None
-    coordinates: Tensor | None = None
-    centred: bool = True
+    placed: Placed | None = None
     plates: tuple[tuple[str, int], ...] = ()
 
     def log_prob(self) -> Tensor:
         """Log density of the site, summed; in the coordinates it was given in, if it was, with their Jacobian."""
-        if self.coordinates is None:
+        if self.placed is None:
             return self._sum(self.fn.log_prob(self.value))
-        terms, log_jacobian = place_log_prob(self.fn, self.coordinates, self.value, self.centred)
+        terms, log_jacobian = place_log_prob(self.fn, self.placed)
         return self._sum(terms) if log_jacobian is None else self._sum(terms) + log_jacobian
 
     def _sum(self, terms: Tensor) -> Tensor:
@@ -155,48 +153,9 @@ class Meeting:
         return terms
 
 
-STANDARDISED = ("Normal", "LogNormal", "MultivariateNormal")
-
-
-def place(fn: Any, u: Tensor, centred: bool) -> Tensor:
-    """The value of a site at unconstrained coordinates u.
-
-    Not centred, a normal site is ``loc + scale u`` with u standard normal: the prior of u then does not depend
-    on φ, which takes the funnel out of the joint density (Papaspiliopoulos, Roberts, Sköld 2007).
-    """
-    base = _base(fn)
-    name = type(base).__name__
-    if centred or name not in STANDARDISED:
-        value: Tensor = biject_to(fn.support)(u)
-    elif name == "MultivariateNormal":
-        value = base.loc + (base.scale_tril * u.unsqueeze(-2)).sum(-1)
-    else:
-        value = base.loc + base.scale * u
-    return value.exp() if not centred and name == "LogNormal" else value
-
-
-def place_log_prob(fn: Any, u: Tensor, value: Tensor, centred: bool) -> tuple[Tensor, Tensor | None]:
-    """Log density of a site over its batch shape, and the log Jacobian of its coordinates u, summed.
-
-    They are kept apart because a scale or mask on the site is one on its density alone. Standardised coordinates
-    are standard normal, and have None to add.
-    """
-    name = type(_base(fn)).__name__
-    if not centred and name in STANDARDISED:
-        terms = -0.5 * (u.square() + math.log(2 * math.pi))
-        return terms.sum(-1) if name == "MultivariateNormal" else terms, None
-    return fn.log_prob(value), biject_to(fn.support).log_abs_det_jacobian(u, value).sum()
-
-
-def _base(fn: Any) -> Any:
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
-
-
 def elementwise_log_prob(fn: Any, value: Tensor) -> Tensor:
     """Log density at the base of (nested) `Independent` distributions."""
-    terms: Tensor = _base(fn).log_prob(value)
+    terms: Tensor = base_of(fn).log_prob(value)
     return terms
 
 
@@ -206,7 +165,8 @@ class Values(Messenger):
     Args:
         values: Value by site name, unconstrained or constrained.
         constrained: Whether `values` are values, or coordinates to be mapped through `biject_to(support)`.
-        centred: Whether coordinates of normal sites are the values themselves, or standardised.
+        centring: How coordinates of normal sites are meant, for all or by site (centred where a site is not named);
+            a site under a scale or mask is always centred.
         fallback: Called as ``fallback(name, fn)`` for a latent site that has no value; without it, the site
             is drawn from its distribution.
     """
@@ -216,16 +176,16 @@ class Values(Messenger):
         values: Mapping[str, Tensor] | None = None,
         *,
         constrained: bool = False,
-        centred: bool = True,
+        centring: Centring | Mapping[str, Centring] = CENTRED,
         fallback: Callable[[str, Any], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.values = values or {}
         self.constrained = constrained
-        self.centred = centred
+        self.centring = centring
         self.fallback = fallback
         self.met: dict[str, Meeting] = {}
-        self._centred: dict[str, bool] = {}
+        self._placed: dict[str, Placed] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or _is_subsample(msg):
@@ -236,8 +196,15 @@ class Values(Messenger):
         elif self.constrained:
             msg["value"] = self.values[name]
         else:
-            self._centred[name] = self.centred or msg["mask"] is not None or not _unscaled(msg["scale"])
-            msg["value"] = place(msg["fn"], self.values[name], self._centred[name])
+            self._placed[name] = place(msg["fn"], self.values[name], self._centring_of(msg))
+            msg["value"] = self._placed[name].value
+
+    def _centring_of(self, msg: Any) -> Centring:
+        if msg["mask"] is not None or not _unscaled(msg["scale"]):
+            return CENTRED
+        if isinstance(self.centring, Mapping):
+            return self.centring.get(msg["name"], CENTRED)
+        return self.centring
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if _is_subsample(msg) or msg["infer"].get("_deterministic", False):
@@ -254,8 +221,7 @@ class Values(Messenger):
             bool(msg["is_observed"]),
             msg["scale"],
             msg["mask"],
-            self.values[name] if name in self._centred else None,
-            self._centred.get(name, True),
+            self._placed.get(name),
             tuple((frame.name, frame.dim) for frame in msg["cond_indep_stack"] if frame.vectorized),
         )
 

@@ -76,7 +76,8 @@ class Target:
 
     def density(self, compile: bool = True) -> Density:
         """Value and gradient at one point, recorded once and compiled if wanted."""
-        key = (type(self.evidence), self.dim, compile, *((leaf.shape, leaf.dtype) for leaf in self.leaves))
+        shapes = ((leaf.shape, leaf.dtype) for leaf in self.leaves)
+        key = (type(self.evidence), self.program.plain_centring, self.dim, compile, *shapes)
         known = self._recorded.get(key)
         if known is not None:
             return known.on(self.leaves)

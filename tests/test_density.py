@@ -46,7 +46,7 @@ def centred(name: str) -> tuple[Program, Density, bm.Tasks]:
     model = gallery(name)
     tasks = model.load()
     program = model.hierarchy.program(tasks)
-    return program, log_density(Joint(program, tasks, centred=True), compile=False), tasks
+    return program, log_density(Joint(program, tasks, centring=True), compile=False), tasks
 
 
 def by_site(program: Program, tasks: bm.Tasks, u: Tensor) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ def test_the_density_is_pyros_of_the_joint_model(name: str) -> None:
 def test_standardised_coordinates_have_the_density_of_the_centred_ones_and_their_jacobian(name: str) -> None:
     scenario = SCENARIOS[name]()
     program, tasks = scenario.hierarchy.program(scenario.tasks), scenario.tasks
-    plain, moved = Joint(program, tasks, centred=True), Joint(program, tasks)
+    plain, moved = Joint(program, tasks, centring=True), Joint(program, tasks)
     by_plain, by_moved = (log_density(evidence, compile=False) for evidence in (plain, moved))
     q, p = program.structure.phi.size, program.structure.theta.size
 

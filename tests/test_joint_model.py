@@ -74,7 +74,7 @@ def test_the_density_of_the_model_is_that_of_the_joint_evidence(name: str) -> No
     hierarchy, tasks = CASES[name]
     program = hierarchy.program(tasks)
     structure = program.structure
-    joint = Joint(program, tasks, centred=True)
+    joint = Joint(program, tasks, centring=True)
     for _ in range(3):
         trace = traced(hierarchy.joint(tasks))
         values = values_of(trace, (*structure.phi.names, *structure.theta.names))
