@@ -36,6 +36,9 @@ __all__ = ["BACK_ENDS", "Config", "back_end_of", "module_of", "read_preset", "wi
 
 BACK_ENDS: dict[str, tuple[str, str]] = {
     "nuts": ("bayesmeta.infer.nuts", "NUTS"),
+    "laplace": ("bayesmeta.infer.laplace", "Laplace"),
+    "pathfinder": ("bayesmeta.infer.pathfinder", "Pathfinder"),
+    "auto": ("bayesmeta.infer.auto", "Auto"),
 }
 """Each back-end's name in a preset: the module, which has `run`, and the name of its config; loaded when asked for."""
 

@@ -11,23 +11,23 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bayesmeta.density import Density
 from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
 from bayesmeta.evidence import METHODS
 from bayesmeta.infer import pyro_nuts
+from bayesmeta.infer.options import check_whole
 from bayesmeta.target import Target
 from bayesmeta.threads import one_thread
 from bayesmeta.track import stage
 
-__all__ = ["NUTS", "run", "sample"]
+__all__ = ["NUTS", "LogDensity", "run", "sample"]
 
 Array = npt.NDArray[Any]
 ENGINES = ("nutpie", "pyro")
@@ -43,6 +43,16 @@ STATS = {
 }
 
 
+class LogDensity(Protocol):
+    """What is sampled: a log density over u (dim,) with its gradient."""
+
+    dim: int
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(u), a scalar, and its gradient (dim,)."""
+        ...
+
+
 @dataclass(frozen=True)
 class NUTS:
     """Settings of the no-U-turn sampler.
@@ -51,7 +61,8 @@ class NUTS:
         draws: Draws per chain after warm-up.
         tune: Warm-up iterations per chain.
         chains: Number of chains.
-        evidence: ``"exact"`` (θ integrated out), ``"joint"`` (θ sampled too), or ``"auto"``: the first valid.
+        evidence: ``"exact"``, ``"quadrature"``, ``"laplace"`` (θ integrated out), ``"joint"`` (θ sampled too), or
+            ``"auto"``: the first valid.
         engine: ``"nutpie"``, or ``"pyro"`` for Pyro's own sampler.
         target_accept: Mean acceptance probability that the step size is adapted to, in (0, 1).
         max_treedepth: Trajectories have at most 2 ** max_treedepth leapfrog steps.
@@ -64,7 +75,7 @@ class NUTS:
     draws: int = 1000
     tune: int = 1000
     chains: int = 4
-    evidence: Literal["auto", "exact", "joint"] = "auto"
+    evidence: Literal["auto", "exact", "quadrature", "laplace", "joint"] = "auto"
     engine: Literal["nutpie", "pyro"] = "nutpie"
     target_accept: float = 0.8
     max_treedepth: int = 10
@@ -74,18 +85,13 @@ class NUTS:
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("tune", 0), ("chains", 1), ("max_treedepth", 1), ("cores", 1)):
-            _check_whole(name, getattr(self, name), least)
+            check_whole(name, getattr(self, name), least)
         if not isinstance(self.target_accept, (int, float)) or not 0 < self.target_accept < 1:
             raise OptionError(f"target_accept must lie between 0 and 1, got {self.target_accept!r}")
         if self.evidence not in METHODS:
             raise OptionError(unknown("evidence", self.evidence, METHODS))
         if self.engine not in ENGINES:
             raise OptionError(unknown("engine", self.engine, ENGINES))
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def run(
@@ -99,7 +105,7 @@ def run(
 
 
 def sample(
-    density: Density,
+    density: LogDensity,
     config: NUTS,
     *,
     seed: int = 0,
@@ -134,7 +140,7 @@ def sample(
     return Draws(u, stats, warmup, interrupted, time.perf_counter() - begin)
 
 
-def finite_start(density: Density, seed: int, tries: int = 200) -> Array:
+def finite_start(density: LogDensity, seed: int, tries: int = 200) -> Array:
     """A point with finite density and gradient, uniform in [-2, 2] per coordinate, in [-1, 1] if need be."""
     rng = np.random.default_rng(seed)
     for attempt in range(tries):
@@ -149,7 +155,7 @@ def finite_start(density: Density, seed: int, tries: int = 200) -> Array:
     )
 
 
-def _nutpie(density: Density, config: NUTS, seed: int, progress: bool, start: Callable[[int], Array]) -> Any:
+def _nutpie(density: LogDensity, config: NUTS, seed: int, progress: bool, start: Callable[[int], Array]) -> Any:
     import nutpie
 
     model = nutpie.compiled_pyfunc.from_pyfunc(
@@ -185,7 +191,7 @@ def _nutpie(density: Density, config: NUTS, seed: int, progress: bool, start: Ca
     return *_unpacked(trace, interrupted), interrupted
 
 
-def _log_density(density: Density) -> Callable[[Array], tuple[float, Array]]:
+def _log_density(density: LogDensity) -> Callable[[Array], tuple[float, Array]]:
     def value_and_grad(u: Array) -> tuple[float, Array]:
         value, grad = density.value_and_grad(torch.from_numpy(np.array(u)))
         return float(value), grad.numpy()

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.random import fork_rng
 
-from bayesmeta.density import Density
-
 if TYPE_CHECKING:
-    from bayesmeta.infer.nuts import NUTS
+    from bayesmeta.infer.nuts import NUTS, LogDensity
 
 __all__ = ["run"]
 
@@ -28,7 +26,7 @@ class _Potential(torch.autograd.Function):
     """-log p(u), differentiable for Pyro through the density's own gradient."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, density: Density) -> Tensor:
+    def forward(ctx: Any, u: Tensor, density: LogDensity) -> Tensor:
         value, grad = density.value_and_grad(u.detach())
         ctx.save_for_backward(grad)
         return -value
@@ -40,7 +38,7 @@ class _Potential(torch.autograd.Function):
 
 
 def run(
-    density: Density, config: NUTS, seed: int, progress: bool, start: Callable[[int], Array]
+    density: LogDensity, config: NUTS, seed: int, progress: bool, start: Callable[[int], Array]
 ) -> tuple[Tensor, Stats, Stats, bool]:
     """Draws (chains, draws, dim), statistics of draws and of warm-up, and whether it was interrupted.
 
@@ -67,7 +65,7 @@ def _stacked(stats: tuple[Stats, ...]) -> Stats:
     return {name: np.stack([chain[name] for chain in stats]) for name in stats[0]}
 
 
-def _chain(density: Density, config: NUTS, progress: bool, start: Array) -> tuple[Tensor, Stats, Stats]:
+def _chain(density: LogDensity, config: NUTS, progress: bool, start: Array) -> tuple[Tensor, Stats, Stats]:
     """Draws (draws, dim), fewer if interrupted, and statistics of draws and of warm-up."""
     calls = 0
 

@@ -1,0 +1,205 @@
+"""The default: what is fast where it is right, what is slow where it must be, and the reason in the record.
+
+1. L-BFGS climbs to the modes, a Student-t at each is drawn from and weighted (`bayesmeta.infer.laplace`).
+2. Where k-hat or the effective size is not good enough, a mixture of Student-t's is fitted to the weighted draws
+   and more are drawn, a few times: a skewed or bent posterior over a handful of φ comes right by that.
+3. Where that is not enough either, or where θ is sampled too and dimensions are many, NUTS: from the weighted
+   draws as starting points and in coordinates whitened by their covariance, which serves as the mass matrix.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bayesmeta.density import Density
+from bayesmeta.draws import Draws
+from bayesmeta.errors import BayesmetaError, OptionError, unknown
+from bayesmeta.evidence import METHODS
+from bayesmeta.infer import laplace, nuts
+from bayesmeta.infer.climb import climb, finite_starts
+from bayesmeta.infer.importance import Importance
+from bayesmeta.infer.options import check_whole
+from bayesmeta.target import Target
+from bayesmeta.track import bar, stage
+
+__all__ = ["Auto", "run"]
+
+K_HAT = 0.7
+LEAST = 1000.0
+ROUNDS = 5
+PATIENCE = 2.0  # seconds: a round that takes longer is not repeated only to make good weights better
+MOST_DIMENSIONS = 60
+STEADY = 50.0  # effective draws that a covariance is trusted from
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Settings of the default road: weighted Laplace first, NUTS where its k-hat says so.
+
+    Args:
+        draws: Equally weighted draws that come out of the first road; NUTS takes `draws` / `chains` per chain.
+        starts: Starting points of L-BFGS.
+        tune: Warm-up iterations per chain, if it comes to NUTS; half of them where the coordinates are whitened.
+        chains: Chains, if it comes to NUTS.
+        target_accept: Mean acceptance probability, if it comes to NUTS.
+        compile: Compile the density, if it comes to NUTS.
+        evidence: ``"exact"``, ``"quadrature"``, ``"laplace"`` (θ integrated out), ``"joint"`` (θ sampled too), or
+            ``"auto"``: the first valid.
+    """
+
+    draws: int = 4000
+    starts: int = 4
+    tune: int = 1000
+    chains: int = 4
+    target_accept: float = 0.8
+    compile: bool = True
+    evidence: Literal["auto", "exact", "quadrature", "laplace", "joint"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 1), ("starts", 1), ("tune", 0), ("chains", 1)):
+            check_whole(name, getattr(self, name), least)
+        if not isinstance(self.target_accept, (int, float)) or not 0 < self.target_accept < 1:
+            raise OptionError(f"target_accept must lie between 0 and 1, got {self.target_accept!r}")
+        if self.evidence not in METHODS:
+            raise OptionError(unknown("evidence", self.evidence, METHODS))
+
+
+def run(target: Target, config: Auto, *, seed: int = 0, progress: bool = True) -> Draws:
+    """Draw from a target by the cheapest road that its own diagnostic accepts.
+
+    Raises:
+        BayesmetaError: No starting point of finite density was found.
+    """
+    begin = time.perf_counter()
+    if target.dim > MOST_DIMENSIONS:
+        reason = f"{target.dim:,} dimensions are too many for importance sampling: NUTS"
+        return _after(nuts.run(target, _nuts(config, config.tune), seed=seed, progress=progress), (reason,), 0, begin)
+    generator = torch.Generator().manual_seed(seed)
+    starts = finite_starts(target.value_and_grad, config.starts, target.dim, generator)
+    with bar("climbing to the mode", 200, progress) as step:
+        found = climb(target.value_and_grad, starts, watch=lambda k, value: step(1))
+    log: tuple[str, ...] = (f"L-BFGS from {len(starts)} starts, {int(found.converged.sum())} arrived",)
+    evaluations = found.evaluations + 4 * target.dim
+    try:
+        proposal, _ = laplace.at_modes(target, found, max(5.0, float(target.dim)))
+    except BayesmetaError:
+        log = (*log, "no mode with a negative definite Hessian: NUTS")
+        draws = nuts.run(target, _nuts(config, config.tune), seed=seed, progress=progress)
+        return _after(draws, log, evaluations, begin)
+    sampler = Importance(target.log_prob, generator)
+    with stage("drawing and weighting", progress):
+        log = (*log, *_rounds(sampler, proposal, config.draws))
+    _, k_hat, size = sampler.smoothed()
+    if good(k_hat, size, config.draws):
+        return laplace.importance_draws(sampler, config.draws, seed, begin, log, evaluations)
+    reason = f"k-hat must be below {K_HAT} and the effective size at least {LEAST:,.0f}: NUTS, started from these draws"
+    return _after(_from_weighted(target, sampler, config, seed, progress), (*log, reason), evaluations, begin)
+
+
+def good(k_hat: float, size: float, draws: int) -> bool:
+    """Whether weighted draws can stand as they are."""
+    return k_hat < K_HAT and size >= min(LEAST, draws / 4)
+
+
+def _rounds(sampler: Importance, proposal: Any, draws: int) -> tuple[str, ...]:
+    """Draw and refit until the weights are good; a sentence per round."""
+    log: list[str] = []
+    for number in range(ROUNDS):
+        begin = time.perf_counter()
+        sampler.draw(proposal, max(draws // 2, 100))
+        seconds = time.perf_counter() - begin
+        _, k_hat, size = sampler.smoothed()
+        what = "a Student-t at the mode" if number == 0 else "a mixture of Student-t's fitted to them"
+        log.append(f"round {number + 1}, {what}: k-hat {k_hat:.2f}, effective size {size:,.0f}")
+        enough = size >= draws / 2 and len(sampler.u) >= draws and k_hat < 0.5
+        if good(k_hat, size, draws) and (enough or seconds > PATIENCE):
+            break
+        if not math.isfinite(k_hat) and size == 0.0:
+            break
+        proposal = sampler.refitted()
+    return tuple(log)
+
+
+def _nuts(config: Auto, tune: int) -> nuts.NUTS:
+    return nuts.NUTS(
+        draws=math.ceil(config.draws / config.chains),
+        tune=tune,
+        chains=config.chains,
+        target_accept=config.target_accept,
+        compile=config.compile,
+        evidence=config.evidence,
+    )
+
+
+def _after(draws: Draws, log: tuple[str, ...], evaluations: int, begin: float) -> Draws:
+    seconds = time.perf_counter() - begin - draws.compile_seconds
+    return replace(draws, log=(*log, *draws.log), evaluations=draws.evaluations + evaluations, seconds=seconds)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# NUTS from what was learnt
+
+
+class Whitened:
+    """A density in coordinates z, u = mean + factor · z.
+
+    NUTS with a unit mass matrix there is NUTS with the inverse covariance of u as its mass matrix.
+    """
+
+    def __init__(self, density: Density, mean: Tensor, factor: Tensor) -> None:
+        self.density = density
+        self.mean, self.factor = mean, factor
+        self.dim = density.dim
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log density and gradient (dim,) at z (dim,)."""
+        value, grad = self.density.value_and_grad(self.mean + self.factor @ z)
+        return value, self.factor.mT @ grad
+
+    def unwhitened(self, z: Tensor) -> Tensor:
+        """u (..., dim) of z (..., dim)."""
+        return self.mean + z @ self.factor.mT
+
+    def whitened(self, u: Tensor) -> Tensor:
+        """z (..., dim) of u (..., dim)."""
+        solved = torch.linalg.solve_triangular(self.factor, (u - self.mean).reshape(-1, self.dim).mT, upper=False)
+        result: Tensor = solved.mT.reshape(u.shape)
+        return result
+
+
+def _from_weighted(target: Target, sampler: Importance, config: Auto, seed: int, progress: bool) -> Draws:
+    """NUTS whose chains start at weighted draws, whitened by their covariance where that can be trusted."""
+    _, _, size = sampler.smoothed()
+    drawn = sampler.resampled(1000, seed)
+    with stage("compiling the density" if config.compile else "recording the density", progress):
+        density = target.density(config.compile)
+    if size < STEADY:
+        mean, factor = torch.zeros(target.dim, dtype=torch.float64), torch.eye(target.dim, dtype=torch.float64)
+        tune = config.tune
+    else:
+        mean, covariance = drawn.mean(0), torch.atleast_2d(torch.cov(drawn.mT))
+        ridge = torch.diag(1e-9 + 1e-6 * covariance.diagonal())
+        factor, tune = torch.linalg.cholesky(covariance + ridge), config.tune // 2
+    white = Whitened(density, mean, factor)
+    draws = nuts.sample(white, _nuts(config, tune), seed=seed, progress=progress, start=_starts(white, drawn))
+    return replace(draws, u=white.unwhitened(draws.u), density=density.mode, compile_seconds=density.seconds)
+
+
+def _starts(white: Whitened, drawn: Tensor) -> Callable[[int], npt.NDArray[Any]]:
+    """A starting point by a chain's seed: one of the draws."""
+
+    def start(seed: int) -> npt.NDArray[Any]:
+        pick = int(np.random.default_rng(seed).integers(len(drawn)))
+        z: npt.NDArray[Any] = white.whitened(drawn[pick]).numpy()
+        return z
+
+    return start
