@@ -10,8 +10,7 @@ one task without batch dimensions. What is φ, what is θ and what is observed i
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -20,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
-from bayesmeta.errors import BayesmetaError, BayesmetaWarning, HierarchyError
-from bayesmeta.program import Program, Row, Structure
-from bayesmeta.sites import Meeting, Site, Sites, Values, elementwise_log_prob, quiet_pyro
-from bayesmeta.tasks import Padded, Task, Tasks
+from bayesmeta.errors import BayesmetaError, HierarchyError
+from bayesmeta.plated import Plated
+from bayesmeta.plates import feasible
+from bayesmeta.program import Program, Structure
+from bayesmeta.sites import Meeting, Site, Sites, Values, quiet_pyro
+from bayesmeta.tasks import Task, Tasks
 
 __all__ = ["Hierarchy", "discover"]
 
@@ -57,10 +58,56 @@ class Hierarchy:
                 raise HierarchyError(f"{name} must be a function, got {type(function).__name__}")
         self.hyperprior = hyperprior
         self.task = task
+        self._plated: Plated | None = None
         self._seen: Structure | None = None
+
+    @staticmethod
+    def from_plated(model: Callable[..., Any], plate: str, *, arguments: Mapping[str, Any] | None = None) -> Hierarchy:
+        """The hierarchy of an ordinary Pyro model with a plate over tasks.
+
+        θ is what the model samples inside the plate, φ what it samples outside. The likelihood may stand in the
+        plate or outside (``theta[index]``), in a plate of its own or in none. The model may have its tasks in
+        any number: each is looked at alone, and what the tasks add up to is checked against the model on
+        several of them when the hierarchy first meets tasks.
+
+        Args:
+            model: The model. It is called with data of one task or of several, never with its own data.
+            plate: The name of the plate over tasks.
+            arguments: What arguments of the model take, where their names do not tell: the name of an input
+                column, of y or of a context, ``"x"``, ``"x[0]"``, ``"y"``, ``"task index"`` (N,),
+                ``"number of tasks"``, ``"number of observations"``, or a constant; with a dtype beside it,
+                ``("floor", torch.long)``, it is cast. A context reaches the model as (T,).
+
+        Raises:
+            HierarchyError: The model is no function. What else may be wrong is found by `program`.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> from bayesmeta import Tasks
+            >>> def radon(county, floor, log_radon=None):
+            ...     mu, tau = pyro.sample("mu", dist.Normal(0.0, 5.0)), pyro.sample("tau", dist.HalfNormal(1.0))
+            ...     with pyro.plate("county", len(county.unique())):
+            ...         alpha = pyro.sample("alpha", dist.Normal(mu, tau))
+            ...     with pyro.plate("house", len(county)):
+            ...         pyro.sample("y", dist.Normal(alpha[county] - 0.7 * floor, 1.0), obs=log_radon)
+            >>> hierarchy = Hierarchy.from_plated(radon, "county")
+            >>> program = hierarchy.program(Tasks.from_lists([[0.0, 1.0], [1.0]], [[1.2, 0.3], [0.9]]))
+            >>> print(hierarchy)
+            Hierarchy.from_plated(radon, plate='county')
+              phi       mu     Normal      real      scalar
+              phi       tau    HalfNormal  positive  scalar
+              theta     alpha  Normal      real      scalar
+              observed  y
+        """
+        plated = Plated(model, plate, arguments)
+        hierarchy = Hierarchy(plated.hyperprior, plated.task)
+        hierarchy._plated = plated
+        return hierarchy
 
     def program(self, tasks: Tasks) -> Program:
         """The hierarchy as pure functions, its sites found by running it on these tasks."""
+        if self._plated is not None:
+            self.hyperprior, self.task = self._plated.functions(tasks)
         self._seen = discover(self.hyperprior, self.task, tasks)
         return Program(self.hyperprior, self.task, self._seen)
 
@@ -77,6 +124,8 @@ class Hierarchy:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """(level, site, distribution, support, shape) of every site known so far."""
         seen = self._seen
+        if seen is None and self._plated is not None:
+            return []
         if seen is None:
             with quiet_pyro(), torch.random.fork_rng(devices=[]):
                 seen = Structure(Sites(tuple(_phi_sites(self.hyperprior)[0])), Sites(()), ())
@@ -85,9 +134,10 @@ class Hierarchy:
         return table + [("observed", name, "", "", "") for name in seen.observed]
 
     def __repr__(self) -> str:
-        head = f"Hierarchy({_name(self.hyperprior)}, {_name(self.task)})"
+        plated = self._plated
+        head = f"Hierarchy({_name(self.hyperprior)}, {_name(self.task)})" if plated is None else repr(plated)
         rows = self.rows()
-        widths = [max(len(row[k]) for row in rows) for k in range(5)]
+        widths = [max((len(row[k]) for row in rows), default=0) for k in range(5)]
         lines = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
         return "\n".join([head, *(line.rstrip() for line in lines), *self._unseen()])
 
@@ -98,7 +148,8 @@ class Hierarchy:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
     def _unseen(self) -> list[str]:
-        return [] if self._seen else ["  theta  found when the hierarchy first meets tasks"]
+        what = "theta  found" if self._plated is None else "phi and theta are found"
+        return [] if self._seen else [f"  {what} when the hierarchy first meets tasks"]
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -128,9 +179,8 @@ def discover(hyperprior: Callable[[], Any], task: Callable[..., Any], tasks: Tas
         theta, observed = _theta_sites(task, returned, probes, vector)
         _check_names(phi_sites, theta, observed)
         structure = Structure(Sites(tuple(phi_sites)), Sites(tuple(theta)), observed, vector)
-        maskable = all(_maskable(Program(hyperprior, task, structure), returned, probe) for probe in probes)
-        structure = replace(structure, maskable=maskable)
-        vectorised = _vectorisable(Program(hyperprior, task, structure), tasks)
+        structure = replace(structure, maskable=maskable(Program(hyperprior, task, structure), returned, tasks))
+        vectorised = vectorisable(Program(hyperprior, task, structure), tasks)
     return replace(structure, vectorised=vectorised)
 
 
@@ -141,26 +191,6 @@ def _probes(tasks: Tasks) -> list[Task]:
     order = order[sizes[order] > 0] if bool((sizes > 0).any()) else order
     pick = torch.linspace(0, len(order) - 1, min(len(order), 6)).round().long().unique()
     return [tasks[int(i)] for i in order[pick]]
-
-
-def _feasible(name: str, fn: Any) -> Tensor:
-    """Any value in the support of a site; clear errors for what cannot be mapped to the real line."""
-    support = fn.support
-    if getattr(support, "is_discrete", False):
-        raise HierarchyError(
-            f"site {name!r} is discrete ({type(fn).__name__}); φ and θ must be continuous: "
-            "sum it out (a mixture distribution), or pass it as observed data or context"
-        )
-    try:
-        transform = biject_to(support)
-    except NotImplementedError as error:
-        raise HierarchyError(
-            f"site {name!r} has support {support}, which has no map to the real line; "
-            "use a distribution with another support"
-        ) from error
-    shape = transform.inverse_shape(torch.Size(fn.shape()))
-    value: Tensor = transform(torch.empty(shape).uniform_(-1.0, 1.0))
-    return value
 
 
 def _site(meeting: Meeting) -> Site:
@@ -182,7 +212,7 @@ def _site(meeting: Meeting) -> Site:
 
 
 def _phi_sites(hyperprior: Callable[[], Any]) -> tuple[list[Site], Any]:
-    handler = Values(fallback=_feasible)
+    handler = Values(fallback=feasible)
     try:
         with handler:
             returned = hyperprior()
@@ -200,7 +230,7 @@ def _phi_sites(hyperprior: Callable[[], Any]) -> tuple[list[Site], Any]:
 
 def _run(task: Callable[..., Any], phi: Any, probe: Task, vector: bool) -> dict[str, Meeting]:
     x = probe.x.squeeze(-1) if vector else probe.x
-    handler = Values(fallback=_feasible)
+    handler = Values(fallback=feasible)
     try:
         with handler:
             task(phi, x, probe.y, **probe.context)
@@ -293,63 +323,3 @@ def _check_names(phi: Sequence[Site], theta: Sequence[Site], observed: Sequence[
     taken = sorted({s.name for s in (*phi, *theta)} & {"chain", "draw", "task"})
     if taken:
         raise HierarchyError(f"a site is named {taken[0]!r}, as an axis of every result is: rename the site")
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Padding and batching
-
-
-def _row(probe: Task) -> Row:
-    return Row(probe.x, probe.y, torch.ones(probe.n, dtype=torch.bool), dict(probe.context))
-
-
-def _maskable(program: Program, phi: Any, probe: Task) -> bool:
-    """Whether repeated rows can be masked out: the padded task has the density of the task itself."""
-    if probe.n == 0:
-        return True
-    row, v = _row(probe), torch.linspace(-1.0, 1.0, program.structure.theta.size)
-    met = program.meet(phi, v, row)
-    for name in program.structure.observed:
-        terms = elementwise_log_prob(met[name].fn, met[name].value)
-        if terms.dim() == 0 or terms.shape[0] != probe.n:
-            return False
-    again = torch.cat([torch.arange(probe.n), torch.zeros(3, dtype=torch.long)])
-    padded = Row(row.x[again], row.y[again], torch.arange(probe.n + 3) < probe.n, row.context)
-    one, two = program.terms(phi, v, row), program.terms(phi, v, padded)
-    return all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(one, two, strict=True))
-
-
-def _vectorisable(program: Program, tasks: Tasks) -> bool:
-    """Whether hyperprior and task run under vmap, over tasks and draws; if not, loops take its place, said once."""
-    batch = tasks.padded(exact_sizes=not program.structure.maskable)[0]
-    row = Row.of(_first(batch, 2))
-    u = torch.linspace(-0.5, 0.5, program.structure.phi.size).expand(2, -1)
-    v = torch.linspace(-1.0, 1.0, program.structure.theta.size).expand(len(row.mask), -1)
-
-    def over_tasks(u: Tensor) -> Tensor:
-        phi = program.phi(u).returned
-        terms: Tensor = torch.func.vmap(lambda v, row: program.log_joint(phi, v, row))(v, row)
-        return terms
-
-    try:
-        torch.func.vmap(over_tasks)(u)
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(
-            "the hierarchy cannot be vectorised: its functions are run one task at a time, uncompiled and much slower "
-            f"(usually because they branch on values; use torch.where): {reason}",
-            BayesmetaWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-def _first(batch: Padded, k: int) -> Padded:
-    return Padded(
-        batch.index[:k],
-        batch.x[:k],
-        batch.y[:k],
-        batch.mask[:k],
-        {name: value[:k] for name, value in batch.context.items()},
-    )
