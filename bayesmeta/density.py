@@ -28,8 +28,9 @@ from torch.fx.node import map_arg
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.threads import one_thread
+from bayesmeta.workspace import Mode, Workspace
 
-__all__ = ["Density"]
+__all__ = ["Density", "Recorded", "record_call"]
 
 LogDensity = Callable[..., Tensor]
 
@@ -59,7 +60,7 @@ class Density:
         trace: bool = True,
     ) -> None:
         self.dim = dim
-        self.mode = "eager"
+        self.mode: Mode = "eager"
         self.nodes = 0
         start = time.perf_counter()
         self._lock = threading.Lock()
@@ -69,16 +70,24 @@ class Density:
         self._fold: Fold | None = None
         if trace:
             self._trace(compile)
+        self._workspace = Workspace(self.mode)
         self.seconds = time.perf_counter() - start
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(u), a scalar, and its gradient (dim,)."""
-        value, grad = self._call(u, *self._inputs)
+        with self._workspace:
+            value, grad = self._call(u, *self._inputs)
         return value, grad
 
     def __call__(self, u: Tensor) -> Tensor:
         """log p(u), a scalar."""
         return self.value_and_grad(u)[0]
+
+    def fork(self) -> Density:
+        """The same density for another chain: solvers inside it start from where that chain was last."""
+        other = copy.copy(self)
+        other._workspace = self._workspace.fork()
+        return other
 
     def on(self, data: Sequence[Tensor]) -> Density:
         """The same density of other data of the same shapes: nothing is recorded or compiled again.
@@ -91,7 +100,7 @@ class Density:
                 f"a density made for data of shapes {[tuple(t.shape) for t in self._data]} cannot take "
                 f"{[tuple(t.shape) for t in data]}: make a new one"
             )
-        other = copy.copy(self)
+        other = self.fork()
         other._lock, other._data, other.seconds = threading.Lock(), tuple(data), 0.0
         if self._fold is None:
             other._call = other._eager
@@ -139,11 +148,12 @@ class Fold:
     graph: GraphModule
     moving: set[Node]
     kept: list[Node]
+    count: int = 1
 
     def inputs(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The constants that the rest of the graph takes behind u."""
         with quiet_pyro():
-            values = constants(self.graph, self.moving, data)
+            values = constants(self.graph, self.moving, data, self.count)
         return tuple(values[node].contiguous() for node in self.kept)
 
 
@@ -155,45 +165,84 @@ def record(fn: LogDensity, dim: int, data: Sequence[Tensor]) -> tuple[GraphModul
         grad, value = torch.func.grad_and_value(fn)(u, *data)
         return value, grad
 
+    return _recorded(value_and_grad, (u,), data)
+
+
+def _recorded(fn: Callable[..., Any], moving: tuple[Tensor, ...], data: Sequence[Tensor]) -> tuple[GraphModule, Fold]:
     with quiet_pyro(), torch.no_grad():
-        graph = make_fx(torch.func.functionalize(value_and_grad), tracing_mode="real")(u, *data)
+        graph = make_fx(torch.func.functionalize(fn), tracing_mode="real")(*moving, *data)
     graph.graph.eliminate_dead_code()
-    return fold(graph)
+    return fold(graph, len(moving))
 
 
-def fold(graph: GraphModule) -> tuple[GraphModule, Fold]:
-    """Split off everything that does not depend on u and make it inputs of what remains."""
-    moving = depends_on_first_input(graph)
+class Recorded:
+    """A function of some moving tensors and of data, recorded and possibly compiled.
+
+    Called with the moving tensors and with what `inputs` makes of the data.
+    """
+
+    def __init__(self, call: Callable[..., Sequence[Tensor]], fold: Fold) -> None:
+        self._call, self._fold = call, fold
+
+    def __call__(self, *args: Tensor) -> Sequence[Tensor]:
+        """The values of the function."""
+        return self._call(*args)
+
+    def inputs(self, data: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the graph takes behind the moving tensors, computed from the data."""
+        with quiet_pyro():
+            return self._fold.inputs(data)
+
+
+def record_call(
+    fn: Callable[..., Any], moving: tuple[Tensor, ...], data: Sequence[Tensor], *, compile: bool
+) -> Recorded:
+    """Record ``fn(*moving, *data)``, a flat tuple of tensors, and compile it if wanted and possible."""
+    graph, folded = _recorded(fn, moving, data)
+    recorded = Recorded(graph, folded)
+    if not compile or not compiler_found():
+        return recorded
+    try:
+        with one_thread():
+            return Recorded(compiled(graph, (*moving, *recorded.inputs(data))), folded)
+    except Exception as error:  # inductor and the C++ compiler behind it fail in many ways
+        _say("a part of the density cannot be compiled and runs as it was recorded, several times slower", error)
+        return recorded
+
+
+def fold(graph: GraphModule, count: int = 1) -> tuple[GraphModule, Fold]:
+    """Split off everything that does not depend on the first `count` inputs and make it inputs of what remains."""
+    moving = depends_on_inputs(graph, count)
     nodes = list(graph.graph.nodes)
     output = nodes[-1]
     hot = torch.fx.Graph()
-    kept: dict[Node, Node] = {nodes[0]: hot.placeholder("u")}
+    kept: dict[Node, Node] = {node: hot.placeholder(f"u_{k}") for k, node in enumerate(nodes[:count])}
     constant: list[Node] = []
-    for node in nodes[1:]:
+    for node in nodes[count:]:
         if node not in moving and any(user in moving or user is output for user in node.users):
             kept[node] = hot.placeholder(f"constant_{len(constant)}")
             constant.append(node)
-    for node in nodes[1:-1]:
+    for node in nodes[count:-1]:
         if node in moving:
             kept[node] = hot.node_copy(node, lambda n: kept[n])
     hot.output(tuple(kept[node] for node in output.args[0]))
-    return GraphModule({}, hot), Fold(graph, moving, constant)
+    return GraphModule({}, hot), Fold(graph, moving, constant, count)
 
 
-def depends_on_first_input(graph: GraphModule) -> set[Node]:
-    """The nodes that change when u does."""
+def depends_on_inputs(graph: GraphModule, count: int) -> set[Node]:
+    """The nodes that change when one of the first inputs does."""
     moving: set[Node] = set()
     for position, node in enumerate(graph.graph.nodes):
-        if position == 0 or any(parent in moving for parent in node.all_input_nodes):
+        if position < count or any(parent in moving for parent in node.all_input_nodes):
             moving.add(node)
     return moving
 
 
-def constants(graph: GraphModule, moving: set[Node], data: Sequence[Tensor]) -> dict[Node, Any]:
-    """The values of all nodes that do not depend on u."""
+def constants(graph: GraphModule, moving: set[Node], data: Sequence[Tensor], count: int = 1) -> dict[Node, Any]:
+    """The values of all nodes that do not depend on the first `count` inputs."""
     nodes = list(graph.graph.nodes)
     placeholders = [node for node in nodes if node.op == "placeholder"]
-    values: dict[Node, Any] = dict(zip(placeholders[1:], data, strict=True))
+    values: dict[Node, Any] = dict(zip(placeholders[count:], data, strict=True))
     with torch.no_grad():
         for node in nodes:
             if node in moving or node in values or node.op == "output":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LOG_2PI", "Gaussian", "dot", "log_integral"]
+__all__ = ["LOG_2PI", "Gaussian", "dot", "is_definite", "log_integral"]
 
 UNROLL = 5
 LOG_2PI = math.log(2 * math.pi)
@@ -84,6 +84,13 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return _total([x * y for x, y in zip(a, b, strict=True)])
 
 
+def is_definite(precision: Tensor) -> Tensor:
+    """Whether matrices (..., p, p) are positive definite: their Cholesky factor exists, bool (...)."""
+    zero = torch.zeros_like(precision[..., 0])
+    factor = Gaussian.of(precision, zero).factor
+    return torch.stack([factor[i][i] > 0 for i in range(len(factor))]).all(0)
+
+
 def _total(terms: Sequence[Tensor]) -> Tensor:
     total = terms[0]
     for term in terms[1:]:
@@ -104,7 +111,9 @@ def _cholesky(a: Matrix) -> Matrix:
 
 def _cholesky_by_lapack(a: Matrix) -> Matrix:
     full = torch.stack([torch.stack(torch.broadcast_tensors(*row), -1) for row in a], -2)
-    return [list(row.unbind(-1)) for row in torch.linalg.cholesky(full).unbind(-2)]
+    factor, failed = torch.linalg.cholesky_ex(full)
+    factor = torch.where((failed == 0)[..., None, None], factor, math.nan)  # as square roots below zero are
+    return [list(row.unbind(-1)) for row in factor.unbind(-2)]
 
 
 def _solve_lower(factor: Matrix, b: Vector) -> Vector:

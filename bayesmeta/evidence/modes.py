@@ -1,0 +1,286 @@
+"""The mode of log p(y_t, θ | φ) in θ, for all tasks at once: Newton's method outside the differentiated graph.
+
+    v ← v + s P⁻¹ g,      g = ∇ log p(y_t, v | φ),  P = -∇² log p(y_t, v | φ)
+
+over standardised θ. Close to the mode s is one; far from it, or where P is not positive definite (it is then
+moved until it is), s is the best of a ladder of step lengths. How far a task still is from its mode is measured
+by √(g'P⁻¹g): the length of the step in posterior standard deviations.
+
+The search is one opaque operation to whatever surrounds it: `torch.func.vmap` hands it all points at once,
+`make_fx` records one call, and derivatives do not enter it. A `Workspace` around the density lets it start where
+it stopped last, and records and compiles its steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bayesmeta.density import record_call
+from bayesmeta.errors import BayesmetaError
+from bayesmeta.evidence.gaussian import Gaussian, is_definite
+from bayesmeta.program import Phi, Program, Row, stacked
+from bayesmeta.sites import quiet_pyro
+from bayesmeta.workspace import Workspace, current
+
+__all__ = ["Found", "Modes", "Step"]
+
+LADDER = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)
+MOST_STEPS = 60
+# A Newton step this short, in posterior standard deviations, is taken whole without a look at the density.
+SURE = 0.3
+# Standardised coordinates to start from: off zero, where a symmetric density would have a saddle.
+START = 0.1
+
+
+class Step(NamedTuple):
+    """A Newton step of each task (..., T, p), the root of P⁻¹ (..., T, p, p), the decrement and whether P was definite.
+
+    The root is L⁻ᵀ, L the Cholesky factor of P: upper triangular.
+    """
+
+    step: Tensor
+    root: Tensor
+    decrement: Tensor
+    definite: Tensor
+
+
+class Found(NamedTuple):
+    """The modes (..., T, p) in standardised θ, the root of P⁻¹ there, and the last decrement (..., T)."""
+
+    mode: Tensor
+    root: Tensor
+    decrement: Tensor
+    definite: Tensor
+
+
+class Modes:
+    """Finds the modes of tasks.
+
+    Args:
+        program: The hierarchy's functions.
+        data: The tasks in batches, as the evidence holds them.
+        observed: Of each batch, whether anything is observed; where not, only p(θ | φ) is looked at.
+        tolerance: Largest decrement that a last step may start from.
+    """
+
+    def __init__(self, program: Program, data: Sequence[Row], observed: Sequence[bool], tolerance: float) -> None:
+        self.program = program.with_centring(False)
+        self.observed = tuple(observed)
+        self.tolerance = tolerance
+        self._spec = pytree.tree_flatten(list(data))[1]
+        self._key = torch.tensor(next(_numbers))
+        _solvers[int(self._key)] = self
+
+    def at(self, phi: Phi, data: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Modes (T, p) and roots (T, p, p) in the order of the batches, as constants; NaN where there is none."""
+        flat = self.program.structure.phi.flatten(phi.values).detach()
+        count, p = sum(len(row.mask) for row in data), self.program.structure.theta.size
+        leaves = pytree.tree_flatten(list(data))[0]
+        mode, root = _modes(self._key, flat, torch.zeros(count, p, dtype=torch.float64), leaves)
+        return mode, root
+
+    def log_joint(self, returned: Any, v: Tensor, row: Row, observed: bool) -> Tensor:
+        """log p(y, θ | φ) of one task at standardised coordinates v (p,)."""
+        log_prior, log_likelihood = self.program.terms(returned, v, row)
+        return log_prior + log_likelihood if observed else log_prior
+
+    def solve(self, flat: Tensor, start: Tensor, leaves: Sequence[Tensor]) -> Found:
+        """Modes from a start (..., T, p), at the flattened values of φ (..., m); leading axes are one or none."""
+        workspace = current()
+        with quiet_pyro():
+            if flat.dim() == 1:
+                return self._iterate(self._direction(flat, start, leaves, workspace), flat, start, leaves)
+            return self._many(flat, start, leaves)
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _many(self, flat: Tensor, start: Tensor, leaves: Sequence[Tensor]) -> Found:
+        """Many points: those whose tasks have all converged are set aside on the way."""
+
+        def direction(flat: Tensor, v: Tensor) -> Step:
+            return Step(*_over(self.program, lambda flat, v: self._newton(flat, v, *leaves), flat, v))
+
+        return self._iterate(direction, flat, start, leaves)
+
+    def _iterate(
+        self, direction: Callable[[Tensor, Tensor], Step], flat: Tensor, start: Tensor, leaves: Sequence[Tensor]
+    ) -> Found:
+        v = start
+        for count in range(MOST_STEPS):
+            found = direction(flat, v)
+            near = (found.decrement < SURE) & found.definite
+            if bool(near.all()) and count < MOST_STEPS // 2:
+                moved = v + found.step
+            else:
+                moved = self._searched(flat, v, found.step, leaves)
+            done = (found.decrement < self.tolerance) & found.definite
+            if bool(done.all()):
+                return Found(moved, found.root, found.decrement, found.definite)
+            if bool((done | ~(moved != v).any(-1)).all()):
+                break  # nothing moves any more
+            v = moved
+        gone = (~done).unsqueeze(-1)
+        mode = torch.where(gone, math.nan, moved)
+        return Found(mode, found.root, found.decrement, found.definite)
+
+    def _direction(
+        self, flat: Tensor, v: Tensor, leaves: Sequence[Tensor], workspace: Workspace | None
+    ) -> Callable[[Tensor, Tensor], Step]:
+        """The step at one point: recorded and compiled, where a workspace asks for it."""
+        if workspace is None or workspace.mode == "eager":
+            return lambda flat, v: Step(*self._newton(flat, v, *leaves))
+        key = (int(self._key), flat.shape, tuple(leaf.shape for leaf in leaves))
+        if key not in workspace.recorded:
+            workspace.recorded[key] = record_call(self._newton, (flat, v), leaves, compile=workspace.mode == "compiled")
+        call = workspace.recorded[key]
+        inputs = _inputs(call, leaves, workspace, key)
+        return lambda flat, v: Step(*call(flat, v, *inputs))
+
+    def _newton(self, flat: Tensor, v: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The elements of a `Step` at one φ (m,) and v (T, p)."""
+        returned, rows = self._returned(flat), pytree.tree_unflatten(list(leaves), self._spec)
+
+        def one(v: Tensor, row: Row, observed: bool) -> tuple[Tensor, Tensor]:
+            gradient = torch.func.grad(lambda v: self.log_joint(returned, v, row, observed))
+
+            def twice(v: Tensor) -> tuple[Tensor, Tensor]:
+                g = gradient(v)
+                return g, g
+
+            hessian, g = torch.func.jacrev(twice, has_aux=True)(v)
+            return g, -0.5 * (hessian + hessian.mT)
+
+        parts = self._batches(one, v, rows)
+        g, precision = (torch.cat([part[k] for part in parts]) for k in range(2))
+        definite = is_definite(precision)
+        gaussian = Gaussian.of(torch.where(definite[:, None, None], precision, _made_definite(precision)), g)
+        root = torch.stack([torch.stack(column, -1) for column in gaussian.columns()], -1)
+        decrement = torch.stack([w * w for w in gaussian.white]).sum(0).sqrt()
+        return torch.stack(gaussian.mean(), -1), root, decrement, definite
+
+    def _searched(self, flat: Tensor, v: Tensor, step: Tensor, leaves: Sequence[Tensor]) -> Tensor:
+        """v moved by the best of the ladder's multiples of the step, task by task; not at all where none is better."""
+        ladder = torch.tensor([0.0, *LADDER], dtype=torch.float64)
+        step = torch.where(torch.isfinite(step), step, 0.0)
+
+        def values(flat: Tensor, v: Tensor, step: Tensor) -> Tensor:
+            returned, rows = self._returned(flat), pytree.tree_unflatten(list(leaves), self._spec)
+
+            def one(v: Tensor, row: Row, observed: bool) -> Tensor:
+                return self.log_joint(returned, v, row, observed)
+
+            at = [torch.cat(self._batches(one, v + s * step, rows)) for s in ladder.tolist()]
+            return torch.stack(at)
+
+        if flat.dim() == 1:
+            seen = values(flat, v, step)
+        else:
+            seen = _over(self.program, values, flat, v, step).movedim(1, 0)
+        seen = torch.where(torch.isfinite(seen), seen, -math.inf)
+        # a whole step that is worse by rounding alone is taken
+        slack = 1e-13 * (1 + seen[0].abs())
+        whole = seen[1] >= seen[0] - slack
+        best = torch.where(whole & (seen[1] >= seen.amax(0) - slack), 1, seen.argmax(0))
+        return v + ladder[best].unsqueeze(-1) * step
+
+    def _batches(self, one: Callable[..., Any], v: Tensor, rows: Sequence[Row]) -> list[Any]:
+        """`one(v, row, observed)` over the tasks of each batch."""
+        parts = v.split([len(row.mask) for row in rows])
+        return [
+            self.program.over_tasks(lambda v, row, observed=observed: one(v, row, observed))(part, row)
+            for part, row, observed in zip(parts, rows, self.observed, strict=True)
+        ]
+
+    def _returned(self, flat: Tensor) -> Any:
+        values, start = {}, 0
+        for site in self.program.structure.phi:
+            count = math.prod(site.shape)
+            values[site.name] = flat[start : start + count].reshape(site.shape)
+            start += count
+        return self.program.phi_at(values).returned
+
+
+def _made_definite(precision: Tensor) -> Tensor:
+    """P with so much added to its diagonal that it is diagonally dominant: -P for a negative number P."""
+    diagonal = precision.diagonal(dim1=-2, dim2=-1)
+    least = (2 * diagonal - precision.abs().sum(-1)).amin(-1)
+    shift = 2 * (-least).clamp(min=0) + 1e-3
+    return precision + shift[..., None, None] * torch.eye(precision.shape[-1], dtype=precision.dtype)
+
+
+def _over(program: Program, fn: Callable[..., Any], *args: Tensor) -> Any:
+    """`fn` over a leading axis of its arguments."""
+    if program.structure.vectorised:
+        return torch.func.vmap(fn)(*args)
+    return stacked([fn(*(arg[i] for arg in args)) for i in range(len(args[0]))])
+
+
+def _inputs(call: Any, leaves: Sequence[Tensor], workspace: Workspace, key: Any) -> tuple[Tensor, ...]:
+    """What a recorded step takes beside φ and v, computed once for these data."""
+    # the data are kept with it: an address that is in use cannot be another tensor's
+    kept = workspace.last.get(("inputs", key))
+    addresses = [leaf.data_ptr() for leaf in leaves]
+    if kept is None or kept[0] != addresses:
+        kept = workspace.last[("inputs", key)] = (addresses, list(leaves), call.inputs(leaves))
+    inputs: tuple[Tensor, ...] = kept[2]
+    return inputs
+
+
+# ----------------------------------------------------------------------------------------------------------
+# The opaque operation
+
+_numbers = itertools.count()
+_solvers: weakref.WeakValueDictionary[int, Modes] = weakref.WeakValueDictionary()
+# What torch is doing around the operation (recording, differentiating) is not done inside it.
+_PLAIN = (torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set())
+
+
+@torch.library.custom_op("bayesmeta::modes", mutates_args=())
+def _modes(key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Modes (..., T, p) and roots (..., T, p, p) at flattened values of φ (..., m); `like` is (T, p)."""
+    solver = _solvers.get(int(key))
+    if solver is None:
+        raise BayesmetaError("the evidence that this density was recorded from is gone: keep it")
+    with torch._C._ForceDispatchKeyGuard(*_PLAIN), torch.no_grad():
+        workspace = current()
+        start, place = torch.full((*flat.shape[:-1], *like.shape), START, dtype=torch.float64), None
+        if workspace is not None:
+            place = (int(key), start.shape)
+            start = workspace.last.get(place, start)
+        found = solver.solve(flat, start, data)
+        if place is not None and workspace is not None and bool(torch.isfinite(found.mode).all()):
+            workspace.last[place] = found.mode
+    return found.mode.clone(), found.root.clone()
+
+
+@_modes.register_fake
+def _shapes(key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> tuple[Tensor, Tensor]:
+    count, p = like.shape
+    return flat.new_empty((*flat.shape[:-1], count, p)), flat.new_empty((*flat.shape[:-1], count, p, p))
+
+
+@_modes.register_vmap
+def _batched(info: Any, in_dims: Any, key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> Any:
+    """All points in one call; where data have a batch axis too, one after the other."""
+    size = info.batch_size
+    flat = flat.expand(size, *flat.shape) if in_dims[1] is None else flat.movedim(in_dims[1], 0)
+    if all(dim is None for dim in in_dims[3]):
+        lead = flat.shape[:-1]
+        mode, root = _modes(key, flat.reshape(-1, flat.shape[-1]), like, data)
+        return (mode.reshape(*lead, *mode.shape[1:]), root.reshape(*lead, *root.shape[1:])), (0, 0)
+
+    def pick(tensor: Tensor, dim: int | None, i: int) -> Tensor:
+        return tensor if dim is None else tensor.select(dim, i)
+
+    found = [
+        _modes(key, flat[i], like, [pick(t, d, i) for t, d in zip(data, in_dims[3], strict=True)]) for i in range(size)
+    ]
+    return (torch.stack([mode for mode, _ in found]), torch.stack([root for _, root in found])), (0, 0)
