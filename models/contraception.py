@@ -13,9 +13,9 @@ districts says how far the villages of a district tell something about its towns
     theta_t ~ Normal(mu, S S')  with S = diag(tau) L
     y_ti    ~ Bernoulli(logit = theta_t[0] + theta_t[1] town_ti + age age_ti + child[children_ti])
 
-A task is a district, an observation a woman. Maximum likelihood (Stata's melogit, lme4's glmer) finds a mean
-of -1.71 and a difference of .82, variances of .39 and .67 and a covariance of -.41, an age effect of -.26 per
-ten years, and effects of 1.13, 1.36 and 1.35 for one, two, and three or more children.
+A task is a district, an observation a woman. Maximum likelihood, integrating over a fine grid, finds a mean of
+-1.71 and a difference of .82, variances of .39 and .67 with a covariance of -.41, an age effect of -.27 per ten
+years, and effects of 1.13, 1.37 and 1.36 for one, two, and three or more children.
 
 Huq, N. M. and Cleland, J. (1990). Bangladesh Fertility Survey 1989 (main report). National Institute of
 Population Research and Training, Dhaka.
