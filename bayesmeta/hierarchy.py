@@ -25,6 +25,7 @@ from bayesmeta.plates import feasible
 from bayesmeta.program import Program, Structure
 from bayesmeta.sites import Meeting, Site, Sites, Values, quiet_pyro
 from bayesmeta.tasks import Task, Tasks
+from bayesmeta.vectorising import maskable, vectorisable
 
 __all__ = ["Hierarchy", "discover"]
 
