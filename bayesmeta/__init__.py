@@ -8,34 +8,94 @@ adapted.predict(x).interval(0.9)
 
 from __future__ import annotations
 
-from bayesmeta import data, plot
-from bayesmeta.adapt import Adapted
-from bayesmeta.draws import Draws, Info
-from bayesmeta.errors import BayesmetaError, BayesmetaWarning
-from bayesmeta.fit import fit
-from bayesmeta.hierarchy import Hierarchy
-from bayesmeta.infer import NUTS
-from bayesmeta.load import load
-from bayesmeta.posterior import Posterior
-from bayesmeta.predict import Predictive
-from bayesmeta.tasks import Task, Tasks
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesmeta import data, plot
+    from bayesmeta.adapt import Adapted
+    from bayesmeta.diagnose.verdict import Verdict
+    from bayesmeta.draws import Draws, Info
+    from bayesmeta.errors import BayesmetaError, BayesmetaWarning
+    from bayesmeta.fit import fit
+    from bayesmeta.hierarchy import Hierarchy
+    from bayesmeta.infer.auto import Auto
+    from bayesmeta.infer.laplace import Laplace
+    from bayesmeta.infer.nuts import NUTS
+    from bayesmeta.infer.pathfinder import Pathfinder
+    from bayesmeta.load import load
+    from bayesmeta.posterior import Posterior
+    from bayesmeta.predict import Predictive
+    from bayesmeta.tasks import Task, Tasks
 
 __version__ = "0.1.0"
 
 __all__ = [
     "NUTS",
     "Adapted",
+    "Auto",
     "BayesmetaError",
     "BayesmetaWarning",
     "Draws",
     "Hierarchy",
     "Info",
+    "Laplace",
+    "Pathfinder",
     "Posterior",
     "Predictive",
     "Task",
     "Tasks",
+    "Verdict",
     "data",
     "fit",
     "load",
     "plot",
 ]
+
+_WHERE = {
+    "NUTS": "infer.nuts",
+    "Adapted": "adapt",
+    "Auto": "infer.auto",
+    "BayesmetaError": "errors",
+    "BayesmetaWarning": "errors",
+    "Draws": "draws",
+    "Hierarchy": "hierarchy",
+    "Info": "draws",
+    "Laplace": "infer.laplace",
+    "Pathfinder": "infer.pathfinder",
+    "Posterior": "posterior",
+    "Predictive": "predict",
+    "Task": "tasks",
+    "Tasks": "tasks",
+    "Verdict": "diagnose.verdict",
+    "fit": "fit",
+    "load": "load",
+}
+"""The module of each public name: loaded when the name is first used, so that importing costs next to nothing."""
+
+
+class _Package(ModuleType):
+    """This package: `bayesmeta.fit` is the function, also after the module of that name was imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in ("data", "plot"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

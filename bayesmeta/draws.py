@@ -112,6 +112,7 @@ class Info:
             f"time         {parts}",
             f"gradients    {self.gradients:,}",
             f"divergences  {self.divergences}" + ("   (interrupted)" if self.interrupted else ""),
+            *(f"{'approach' if k == 0 else '':13}{line}" for k, line in enumerate(self.log)),
             f"seed         {self.seed}",
             "versions     " + ", ".join(f"{name} {value}" for name, value in self.versions.items()),
         ]

@@ -19,13 +19,13 @@ import xarray as xr
 
 from bayesmeta.evidence.joint import Joint
 from bayesmeta.likelihood import evidence_per_task, log_likelihood_rows
-from bayesmeta.sites import Site, element_labels
+from bayesmeta.sites import Site
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["CENTRING", "FORMAT", "groups", "labels", "save", "to_arviz"]
+__all__ = ["CENTRING", "FORMAT", "groups", "save", "to_arviz"]
 
 FORMAT = "bayesmeta posterior 1"
 # In the group of coordinates, before the name of a θ site: the degrees of centring its coordinates have.
@@ -34,14 +34,6 @@ Array = npt.NDArray[Any]
 Groups = dict[str, xr.Dataset]
 MOST_NUMBERS = 50_000_000
 AXES = ("chain", "draw", "task", "obs_id")
-
-
-def labels(site: Site, tasks: tuple[str, ...] | None = None) -> list[str]:
-    """Names of the flattened elements of a site; with tasks, of (T, ...)."""
-    if tasks is None:
-        return element_labels(site.name, site.shape)
-    inner = [label.removeprefix(site.name).strip("[]") for label in element_labels(site.name, site.shape)]
-    return [f"{site.name}[{task}{',' + part if part else ''}]" for task in tasks for part in inner]
 
 
 def to_arviz(parts: Mapping[str, xr.Dataset]) -> Any:

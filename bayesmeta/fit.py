@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from bayesmeta.density import Density
 from bayesmeta.draws import Draws, Info, versions
-from bayesmeta.errors import DataError, OptionError
+from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from bayesmeta.evidence import Collapsed, Joint, choose
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.posterior import Posterior
@@ -64,7 +65,11 @@ def fit(
         "sample": draws.seconds,
         "total": time.perf_counter() - start,
     }
-    return Posterior(hierarchy, tasks, evidence, draws, _info(config, evidence, draws, seed, seconds))
+    posterior = Posterior(hierarchy, tasks, evidence, draws, _info(config, evidence, draws, seed, seconds)).judged()
+    verdict = posterior.verdict
+    if verdict.level != "fine":
+        warnings.warn(f"the draws are {verdict!r}", BayesmetaWarning, stacklevel=2)
+    return posterior
 
 
 def log_density(evidence: Collapsed | Joint, *, compile: bool = True) -> Density:

@@ -5,6 +5,7 @@ A thin face: θ comes from the evidence, adaptation from `bayesmeta.adapt`, file
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from os import PathLike
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bayesmeta import export
 from bayesmeta.adapt import Adapted, adapt, check_like
+from bayesmeta.diagnose.verdict import Verdict, judge, labelled
 from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates, theta_values
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.mapping import flatten_draws, over_draws
-from bayesmeta.summary import summarise
+from bayesmeta.summary import labels, summarise
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -80,7 +81,20 @@ class Posterior:
 
     def summary(self, level: str = "phi") -> pd.DataFrame:
         """Mean, sd, quantiles, effective sizes and R-hat of every element of φ, or of θ (``level="theta"``)."""
-        return summarise(self._chains(level), self.draws.u.shape[:2], self._labels(level))
+        size = self.info.effective_size
+        return summarise(self._chains(level), self.draws.u.shape[:2], self._labels(level), size)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the draws can be trusted: fine, doubtful or failed, with reasons and remedies."""
+        return Verdict.of(self.info.verdict)
+
+    def judged(self) -> Posterior:
+        """This posterior with the verdict on its draws in its `info`."""
+        phi = labelled(self.phi, self.draws.u.shape[:2], self._labels("phi"))
+        verdict = judge(self.draws, phi, self.info.evidence_error)
+        self.info = replace(self.info, verdict=verdict.plain())
+        return self
 
     def evidence(self, tasks: Tasks) -> Tensor:
         """log Z_t(φ_s) of tasks under every draw of φ, in nats, (S, T).
@@ -111,13 +125,19 @@ class Posterior:
 
     def to_arviz(self, *, log_likelihood: bool = True) -> Any:
         """An ArviZ `InferenceData` (0.x) or xarray `DataTree` (ArviZ 1.x). See `bayesmeta.export`."""
+        from bayesmeta import export
+
         return export.to_arviz(self._groups(log_likelihood))
 
     def save(self, path: str | PathLike[str], *, log_likelihood: bool = True) -> None:
         """Write everything to one netCDF file, which `bayesmeta.load` and ArviZ open; no pickle."""
+        from bayesmeta import export
+
         export.save(self, path, self._groups(log_likelihood))
 
     def _groups(self, log_likelihood: bool) -> Any:
+        from bayesmeta import export
+
         return export.groups(self, log_likelihood=log_likelihood)
 
     @property
@@ -133,16 +153,18 @@ class Posterior:
     def _labels(self, level: str) -> dict[str, list[str]]:
         sites = self._program.structure.phi if level == "phi" else self._program.structure.theta
         names = None if level == "phi" else self.tasks.names
-        return {site.name: export.labels(site, names) for site in sites}
+        return {site.name: labels(site, names) for site in sites}
 
     def __repr__(self) -> str:
         chains, draws = self.draws.u.shape[:2]
         head = f"Posterior of {len(self.tasks):,} tasks, {chains} chains x {draws:,} draws"
         shown = self.summary()[["mean", "sd", "q05", "q95", "ess_bulk", "r_hat"]]
-        return f"{head}\n{self.info.road}\n{shown.to_string(float_format=lambda v: f'{v:.4g}')}"
+        table = shown.to_string(float_format=lambda v: f"{v:.4g}")
+        return f"{head}\n{self.info.road}\n{table}\n{self.verdict!r}"
 
     def _repr_html_(self) -> str:
         chains, draws = self.draws.u.shape[:2]
         head = f"<b>Posterior</b> of {len(self.tasks):,} tasks, {chains} chains × {draws:,} draws"
         table = self.summary().to_html(float_format=lambda v: f"{v:.4g}")
-        return f"<div><p>{head}</p><p>{escape(self.info.road)}</p>{table}</div>"
+        verdict = f"<p><b>{escape(self.verdict.level)}</b>: {escape('; '.join(self.verdict.reasons))}</p>"
+        return f"<div><p>{head}</p><p>{escape(self.info.road)}</p>{table}{verdict}</div>"

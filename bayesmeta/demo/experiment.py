@@ -19,7 +19,7 @@ from bayesmeta import shelf
 from bayesmeta.adapt import Adapted
 from bayesmeta.errors import OptionError
 from bayesmeta.fit import fit
-from bayesmeta.infer import NUTS
+from bayesmeta.infer.nuts import NUTS
 from bayesmeta.posterior import Posterior
 from bayesmeta.tasks import Tasks
 

@@ -1,0 +1,1 @@
+"""Can the answer be trusted? The verdict on draws, and simulation-based calibration."""
