@@ -153,6 +153,7 @@ def test_a_fit_ends_with_its_verdict() -> None:
     scenario = normal_normal()
     with warnings.catch_warnings():
         warnings.simplefilter("error", bm.BayesmetaWarning)
+        warnings.simplefilter("error", bm.BayesmetaWarning)
         posterior = bm.fit(scenario.hierarchy, scenario.tasks, inference=bm.Auto(), progress=False)
 
     assert posterior.verdict.level == "fine"
