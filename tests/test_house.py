@@ -22,7 +22,7 @@ ROOMS = (
     {"arrays", "frames", "padding", "showing", "tasks"},
     {"data"},
     {"centring", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
-    {"arguments", "plates", "reading", "plated", "hierarchy"},
+    {"arguments", "constant", "plates", "reading", "plated", "hierarchy"},
     {"workspace"},
     {"density"},
     {"evidence"},
@@ -37,6 +37,7 @@ ROOMS = (
     {"posterior", "load"},
     {"shelf", "presets"},
     {"fit"},
+    {"calibrate"},  # the loop of fits; what its ranks say is in diagnose
     {"tune"},
     {"runs", "terminal", "cli", "demo"},
 )

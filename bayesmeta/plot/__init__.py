@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bayesmeta.plot.sbc import sbc
 from bayesmeta.plot.shrinkage import shrinkage
 
-__all__ = ["shrinkage"]
+__all__ = ["sbc", "shrinkage"]
