@@ -4,6 +4,8 @@
 |---|---|
 | `Gram` | linear mixed models: exact, and the observations are read once |
 | `Exact` | log p(y, θ | φ) quadratic in θ: exact |
+| `Quadrature` | smooth tasks with at most three θ: adaptive Gauss-Hermite, its error measured |
+| `Laplace` | any smooth task: an approximation, its error measured; only where it is asked for |
 | `Joint` | always: nothing is integrated out, φ and θ are sampled together |
 
 `choose` takes the first that is valid; validity is detected from the model.
@@ -11,23 +13,36 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from bayesmeta.errors import HierarchyError, OptionError, unknown
+from bayesmeta.evidence import choice
+from bayesmeta.evidence.accuracy import evidence_error
+from bayesmeta.evidence.conditional import Collapsed
 from bayesmeta.evidence.exact import Exact, is_quadratic, is_quadratic_everywhere
 from bayesmeta.evidence.gram import Gram
 from bayesmeta.evidence.joint import Joint
+from bayesmeta.evidence.laplace import Laplace
+from bayesmeta.evidence.quadrature import Quadrature
 from bayesmeta.program import Program
 from bayesmeta.tasks import Tasks
 
-__all__ = ["METHODS", "Collapsed", "Exact", "Gram", "Joint", "choose", "collapse"]
+__all__ = [
+    "METHODS",
+    "Collapsed",
+    "Exact",
+    "Gram",
+    "Joint",
+    "Laplace",
+    "Quadrature",
+    "choose",
+    "collapse",
+    "evidence_error",
+    "kind",
+]
 
-METHODS = ("auto", "exact", "joint")
-
-Collapsed: TypeAlias = Gram | Exact
+METHODS = ("auto", "exact", "quadrature", "laplace", "joint")
 
 
-def collapse(program: Program, tasks: Tasks) -> Collapsed | None:
+def collapse(program: Program, tasks: Tasks) -> Gram | Exact | None:
     """The exact evidence of these tasks, by Gram matrices where that can be; None where there is none."""
     if not is_quadratic(program, tasks):
         return None
@@ -38,22 +53,33 @@ def collapse(program: Program, tasks: Tasks) -> Collapsed | None:
 
 
 def choose(program: Program, tasks: Tasks, method: str = "auto") -> Collapsed | Joint:
-    """The evidence by name: ``"exact"``, ``"joint"``, or ``"auto"`` for the first that is valid.
+    """The evidence by name: one of `METHODS`, ``"auto"`` for the first that is valid of exact, quadrature, joint.
 
     Raises:
         OptionError: An unknown method.
-        HierarchyError: ``"exact"`` for a hierarchy whose tasks are not linear-Gaussian.
+        HierarchyError: ``"exact"`` for a hierarchy whose tasks are not linear-Gaussian, ``"quadrature"`` for more
+            than three θ, either that or ``"laplace"`` for tasks without a mode.
     """
     if method not in METHODS:
         raise OptionError(unknown("evidence", method, METHODS))
     if method == "joint":
         return Joint(program, tasks)
+    if method == "quadrature":
+        return choice.quadrature(program, tasks)
+    if method == "laplace":
+        return choice.laplace(program, tasks)
     found = collapse(program, tasks)
     if found is not None:
         return found
     if method == "exact":
         raise HierarchyError(
             "evidence='exact' needs tasks whose log p(y, θ | φ) is quadratic in θ (Normal observations with a "
-            "mean linear in θ, Normal θ); this hierarchy's is not: use evidence='auto' or 'joint'"
+            "mean linear in θ, Normal θ); this hierarchy's is not: use evidence='auto', 'quadrature' or 'joint'"
         )
-    return Joint(program, tasks)
+    return choice.find_quadrature(program, tasks) or Joint(program, tasks)
+
+
+def kind(evidence: Collapsed | Joint) -> str:
+    """The method of `choose` that an evidence is of."""
+    names = {Gram: "exact", Exact: "exact", Quadrature: "quadrature", Laplace: "laplace", Joint: "joint"}
+    return names[type(evidence)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,14 +11,19 @@ from bayesmeta.evidence.exact import Exact
 from bayesmeta.evidence.gaussian import Gaussian
 from bayesmeta.evidence.gram import Gram
 from bayesmeta.evidence.joint import Joint
+from bayesmeta.evidence.laplace import Laplace
+from bayesmeta.evidence.proposals import centred, modes_at, resampled
+from bayesmeta.evidence.quadrature import Quadrature
 from bayesmeta.mapping import chunk_size, over_draws
 from bayesmeta.program import Program, Row, first_rows
 from bayesmeta.tasks import Tasks
 
-__all__ = ["constrained", "log_evidence", "theta_coordinates", "theta_values"]
+Collapsed: TypeAlias = Gram | Exact | Quadrature | Laplace
+
+__all__ = ["Collapsed", "constrained", "log_evidence", "theta_coordinates", "theta_values"]
 
 
-def log_evidence(evidence: Gram | Exact, phi: Tensor) -> Tensor:
+def log_evidence(evidence: Collapsed, phi: Tensor) -> Tensor:
     """log Z_t(φ_s) in nats (S, T), at coordinates of φ (S, q)."""
     program = evidence.program
     chunk = chunk_size(4 * evidence.cells)
@@ -26,8 +31,10 @@ def log_evidence(evidence: Gram | Exact, phi: Tensor) -> Tensor:
     return out
 
 
-def theta_coordinates(evidence: Gram | Exact, phi: Tensor, seed: int, pick: Tensor | None = None) -> Tensor:
-    """Draws of θ_t | φ, D_t in their coordinates (S, T, p).
+def theta_coordinates(evidence: Collapsed, phi: Tensor, seed: int, pick: Tensor | None = None) -> Tensor:
+    """Draws of θ_t | φ, D_t in their coordinates (S, T, p): centred ones.
+
+    Where that is a Gaussian, from it; elsewhere by `bayesmeta.evidence.proposals`.
 
     Args:
         evidence: Evidence of the tasks.
@@ -38,6 +45,8 @@ def theta_coordinates(evidence: Gram | Exact, phi: Tensor, seed: int, pick: Tens
     program = evidence.program
     p = program.structure.theta.size
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(evidence, (Quadrature, Laplace)):
+        return _from_modes(evidence, phi, generator, pick)
     chunk = chunk_size(4 * evidence.cells + len(evidence.tasks) * p * (p + 2))
     if pick is None:
         z = torch.randn(len(phi), len(evidence.tasks), p, generator=generator, dtype=torch.float64)
@@ -54,7 +63,15 @@ def theta_coordinates(evidence: Gram | Exact, phi: Tensor, seed: int, pick: Tens
     return Gaussian.of(precision[pick, task], b[pick, task]).sample(z)
 
 
-def theta_values(evidence: Gram | Exact | Joint, phi: Tensor, v: Tensor) -> dict[str, Tensor]:
+def _from_modes(evidence: Quadrature | Laplace, phi: Tensor, generator: torch.Generator, pick: Tensor | None) -> Tensor:
+    mode, root = modes_at(evidence, phi)
+    if pick is not None:
+        task = torch.arange(len(evidence.tasks)).expand(pick.shape)
+        mode, root, phi = mode[pick, task], root[pick, task], phi[pick]
+    return centred(evidence, phi, resampled(evidence, phi, mode, root, generator))
+
+
+def theta_values(evidence: Collapsed | Joint, phi: Tensor, v: Tensor) -> dict[str, Tensor]:
     """Constrained θ by site (S, T, ...) of the tasks of the fit, at coordinates φ (S, q) and θ (S, T, p)."""
     program = evidence.program
     if not isinstance(evidence, Joint):

@@ -97,30 +97,59 @@ class Modes:
         workspace = current()
         with quiet_pyro():
             if flat.dim() == 1:
-                return self._iterate(self._direction(flat, start, leaves, workspace), flat, start, leaves)
+                return self._iterate(*self._at_one_point(flat, start, leaves, workspace), flat, start)
             return self._many(flat, start, leaves)
+
+    def reason(self, phi: Phi, data: Sequence[Row], position: int) -> str:
+        """Why the task at this position (in the order of the batches) has no mode at this φ."""
+        flat = self.program.structure.phi.flatten(phi.values).detach()
+        leaves = pytree.tree_flatten(list(data))[0]
+        count, p = sum(len(row.mask) for row in data), self.program.structure.theta.size
+        found = self.solve(flat, torch.full((count, p), START, dtype=torch.float64), leaves)
+        decrement, definite = float(found.decrement[position]), bool(found.definite[position])
+        if not math.isfinite(decrement):
+            return "log p(y, θ | φ) or its derivatives are not finite where the search came to"
+        if not definite:
+            return (
+                "where the search stopped, the Hessian of -log p(y, θ | φ) is not positive definite: the density has "
+                "no peak there, but a saddle or a plane"
+            )
+        return (
+            f"after {MOST_STEPS} Newton steps the search was still {decrement:.2g} posterior standard deviations "
+            "away: the density has a kink or no finite mode"
+        )
 
     # ------------------------------------------------------------------------------------------------------
 
     def _many(self, flat: Tensor, start: Tensor, leaves: Sequence[Tensor]) -> Found:
-        """Many points: those whose tasks have all converged are set aside on the way."""
+        """Many points at once."""
 
-        def direction(flat: Tensor, v: Tensor) -> Step:
-            return Step(*_over(self.program, lambda flat, v: self._newton(flat, v, *leaves), flat, v))
+        def newton(flat: Tensor, v: Tensor) -> Sequence[Tensor]:
+            found: Sequence[Tensor] = _over(self.program, lambda flat, v: self._newton(flat, v, *leaves), flat, v)
+            return found
 
-        return self._iterate(direction, flat, start, leaves)
+        def ahead(flat: Tensor, v: Tensor, step: Tensor) -> Sequence[Tensor]:
+            (seen,) = _over(self.program, lambda *args: self._ahead(*args, *leaves), flat, v, step)
+            return (seen.movedim(1, 0),)
+
+        return self._iterate(newton, ahead, flat, start)
 
     def _iterate(
-        self, direction: Callable[[Tensor, Tensor], Step], flat: Tensor, start: Tensor, leaves: Sequence[Tensor]
+        self,
+        newton: Callable[..., Sequence[Tensor]],
+        ahead: Callable[..., Sequence[Tensor]],
+        flat: Tensor,
+        start: Tensor,
     ) -> Found:
         v = start
         for count in range(MOST_STEPS):
-            found = direction(flat, v)
+            found = Step(*newton(flat, v))
             near = (found.decrement < SURE) & found.definite
             if bool(near.all()) and count < MOST_STEPS // 2:
                 moved = v + found.step
             else:
-                moved = self._searched(flat, v, found.step, leaves)
+                step = torch.where(torch.isfinite(found.step), found.step, 0.0)
+                moved = v + _best(ahead(flat, v, step)[0]).unsqueeze(-1) * step
             done = (found.decrement < self.tolerance) & found.definite
             if bool(done.all()):
                 return Found(moved, found.root, found.decrement, found.definite)
@@ -131,18 +160,19 @@ class Modes:
         mode = torch.where(gone, math.nan, moved)
         return Found(mode, found.root, found.decrement, found.definite)
 
-    def _direction(
+    def _at_one_point(
         self, flat: Tensor, v: Tensor, leaves: Sequence[Tensor], workspace: Workspace | None
-    ) -> Callable[[Tensor, Tensor], Step]:
-        """The step at one point: recorded and compiled, where a workspace asks for it."""
+    ) -> tuple[Callable[..., Sequence[Tensor]], Callable[..., Sequence[Tensor]]]:
+        """The step and the look ahead at one point: recorded and compiled, where a workspace asks for it."""
         if workspace is None or workspace.mode == "eager":
-            return lambda flat, v: Step(*self._newton(flat, v, *leaves))
+            return lambda *args: self._newton(*args, *leaves), lambda *args: self._ahead(*args, *leaves)
         key = (int(self._key), flat.shape, tuple(leaf.shape for leaf in leaves))
         if key not in workspace.recorded:
-            workspace.recorded[key] = record_call(self._newton, (flat, v), leaves, compile=workspace.mode == "compiled")
-        call = workspace.recorded[key]
-        inputs = _inputs(call, leaves, workspace, key)
-        return lambda flat, v: Step(*call(flat, v, *inputs))
+            newton = record_call(self._newton, (flat, v), leaves, compile=workspace.mode == "compiled")
+            workspace.recorded[key] = newton, record_call(self._ahead, (flat, v, v), leaves, compile=False)
+        calls = workspace.recorded[key]
+        inputs = _inputs(calls, leaves, workspace, key)
+        return lambda *args: calls[0](*args, *inputs[0]), lambda *args: calls[1](*args, *inputs[1])
 
     def _newton(self, flat: Tensor, v: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The elements of a `Step` at one φ (m,) and v (T, p)."""
@@ -166,30 +196,14 @@ class Modes:
         decrement = torch.stack([w * w for w in gaussian.white]).sum(0).sqrt()
         return torch.stack(gaussian.mean(), -1), root, decrement, definite
 
-    def _searched(self, flat: Tensor, v: Tensor, step: Tensor, leaves: Sequence[Tensor]) -> Tensor:
-        """v moved by the best of the ladder's multiples of the step, task by task; not at all where none is better."""
-        ladder = torch.tensor([0.0, *LADDER], dtype=torch.float64)
-        step = torch.where(torch.isfinite(step), step, 0.0)
+    def _ahead(self, flat: Tensor, v: Tensor, step: Tensor, *leaves: Tensor) -> tuple[Tensor]:
+        """log p(y_t, θ | φ) (1 + ladder, T) at v and at v moved by each multiple of the step."""
+        returned, rows = self._returned(flat), pytree.tree_unflatten(list(leaves), self._spec)
 
-        def values(flat: Tensor, v: Tensor, step: Tensor) -> Tensor:
-            returned, rows = self._returned(flat), pytree.tree_unflatten(list(leaves), self._spec)
+        def one(v: Tensor, row: Row, observed: bool) -> Tensor:
+            return self.log_joint(returned, v, row, observed)
 
-            def one(v: Tensor, row: Row, observed: bool) -> Tensor:
-                return self.log_joint(returned, v, row, observed)
-
-            at = [torch.cat(self._batches(one, v + s * step, rows)) for s in ladder.tolist()]
-            return torch.stack(at)
-
-        if flat.dim() == 1:
-            seen = values(flat, v, step)
-        else:
-            seen = _over(self.program, values, flat, v, step).movedim(1, 0)
-        seen = torch.where(torch.isfinite(seen), seen, -math.inf)
-        # a whole step that is worse by rounding alone is taken
-        slack = 1e-13 * (1 + seen[0].abs())
-        whole = seen[1] >= seen[0] - slack
-        best = torch.where(whole & (seen[1] >= seen.amax(0) - slack), 1, seen.argmax(0))
-        return v + ladder[best].unsqueeze(-1) * step
+        return (torch.stack([torch.cat(self._batches(one, v + s * step, rows)) for s in (0.0, *LADDER)]),)
 
     def _batches(self, one: Callable[..., Any], v: Tensor, rows: Sequence[Row]) -> list[Any]:
         """`one(v, row, observed)` over the tasks of each batch."""
@@ -216,6 +230,15 @@ def _made_definite(precision: Tensor) -> Tensor:
     return precision + shift[..., None, None] * torch.eye(precision.shape[-1], dtype=precision.dtype)
 
 
+def _best(seen: Tensor) -> Tensor:
+    """The multiple of the step (...) after which the density is largest, from `_ahead` (1 + ladder, ...)."""
+    seen = torch.where(torch.isfinite(seen), seen, -math.inf)
+    slack = 1e-13 * (1 + seen[0].abs())  # a whole step that is worse by rounding alone is taken
+    whole = seen[1] >= seen.amax(0) - slack
+    ladder = torch.tensor([0.0, *LADDER], dtype=torch.float64)
+    return ladder[torch.where(whole, 1, seen.argmax(0))]
+
+
 def _over(program: Program, fn: Callable[..., Any], *args: Tensor) -> Any:
     """`fn` over a leading axis of its arguments."""
     if program.structure.vectorised:
@@ -223,14 +246,14 @@ def _over(program: Program, fn: Callable[..., Any], *args: Tensor) -> Any:
     return stacked([fn(*(arg[i] for arg in args)) for i in range(len(args[0]))])
 
 
-def _inputs(call: Any, leaves: Sequence[Tensor], workspace: Workspace, key: Any) -> tuple[Tensor, ...]:
-    """What a recorded step takes beside φ and v, computed once for these data."""
+def _inputs(calls: Any, leaves: Sequence[Tensor], workspace: Workspace, key: Any) -> list[tuple[Tensor, ...]]:
+    """What recorded calls take beside φ and v, computed once for these data."""
     # the data are kept with it: an address that is in use cannot be another tensor's
     kept = workspace.last.get(("inputs", key))
     addresses = [leaf.data_ptr() for leaf in leaves]
     if kept is None or kept[0] != addresses:
-        kept = workspace.last[("inputs", key)] = (addresses, list(leaves), call.inputs(leaves))
-    inputs: tuple[Tensor, ...] = kept[2]
+        kept = workspace.last[("inputs", key)] = (addresses, list(leaves), [call.inputs(leaves) for call in calls])
+    inputs: list[tuple[Tensor, ...]] = kept[2]
     return inputs
 
 

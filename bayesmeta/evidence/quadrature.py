@@ -64,7 +64,7 @@ class Quadrature:
         batches = tasks.padded(exact_sizes=not program.structure.maskable)
         self.data: Any = [Row.of(batch) for batch in batches]
         self.modes = Modes(program, self.data, [bool(batch.mask.any()) for batch in batches], TOLERANCE)
-        self._order = torch.argsort(torch.cat([batch.index for batch in batches]))
+        self.order = torch.argsort(torch.cat([batch.index for batch in batches]))
         self._z, self._log_w = _grid(self.nodes, p)
         self.cells = sum(batch.mask.numel() for batch in batches) * len(self._z)
 
@@ -91,7 +91,7 @@ class Quadrature:
 
     def per_task(self, phi: Phi, data: Any) -> Tensor:
         """log Z_t(φ) in nats, (T,)."""
-        return torch.cat(self._log_z(phi, data))[self._order]
+        return torch.cat(self._log_z(phi, data))[self.order]
 
     def _log_z(self, phi: Phi, data: Any) -> list[Tensor]:
         """log Z of the tasks of each batch."""
