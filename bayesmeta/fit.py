@@ -14,8 +14,9 @@ import torch
 from bayesmeta.density import Density
 from bayesmeta.draws import Draws, Info, versions
 from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
-from bayesmeta.evidence import Collapsed, Joint, choose
+from bayesmeta.evidence import Collapsed, Joint, choose, evidence_error, kind
 from bayesmeta.hierarchy import Hierarchy
+from bayesmeta.mapping import flatten_draws
 from bayesmeta.posterior import Posterior
 from bayesmeta.presets import Config, back_end_of, module_of, read_preset
 from bayesmeta.target import Target
@@ -110,7 +111,7 @@ def check(hierarchy: Any, tasks: Any, seed: Any) -> None:
 
 def _info(config: Config, evidence: Collapsed | Joint, draws: Draws, seed: int, seconds: dict[str, float]) -> Info:
     return Info(
-        evidence="joint" if isinstance(evidence, Joint) else "exact",
+        evidence=kind(evidence),
         road=evidence.road,
         gram=evidence.gram,
         inference={"back_end": back_end_of(config), **dataclasses.asdict(config)},
@@ -124,4 +125,5 @@ def _info(config: Config, evidence: Collapsed | Joint, draws: Draws, seed: int, 
         k_hat=draws.k_hat,
         effective_size=draws.effective_size,
         log=draws.log,
+        evidence_error=evidence_error(evidence, flatten_draws(draws.u)[:, : evidence.program.structure.phi.size]),
     )

@@ -51,7 +51,7 @@ def load(path: str | PathLike[str], hierarchy: Hierarchy, *, check: bool = True)
             raise FileFormatError(f"{sentence}. Pass the hierarchy of that fit, or check=False to go on")
         warnings.warn(sentence, BayesmetaWarning, stacklevel=2)
     info = Info(**record["info"])
-    evidence = _joint(program, tasks, parts) if info.evidence == "joint" else choose(program, tasks, "exact")
+    evidence = _joint(program, tasks, parts) if info.evidence == "joint" else choose(program, tasks, info.evidence)
     return _posterior(hierarchy, tasks, evidence, parts, info)
 
 

@@ -100,14 +100,14 @@ class Posterior:
         """log Z_t(φ_s) of tasks under every draw of φ, in nats, (S, T).
 
         Raises:
-            NotAvailableError: The hierarchy has no exact evidence.
+            NotAvailableError: θ was not integrated out: the fit was a joint one.
             DataError: The tasks are not shaped as those of the fit.
         """
         check_like(self.tasks, tasks)
         if isinstance(self._evidence, Joint):
             raise NotAvailableError(
-                "this posterior was fitted jointly over φ and θ; log Z needs tasks that are linear-Gaussian "
-                "(evidence='exact')"
+                "this posterior was fitted jointly over φ and θ; log Z needs a fit with evidence='exact', "
+                "'quadrature' or 'laplace'"
             )
         return log_evidence(self._evidence.on(tasks), self.phi_coordinates)
 

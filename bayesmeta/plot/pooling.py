@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bayesmeta.evidence import Collapsed, Joint
+from bayesmeta.evidence import Exact, Gram
 from bayesmeta.evidence.conditional import theta_values
 from bayesmeta.mapping import over_draws
 from bayesmeta.tasks import Tasks
@@ -49,7 +49,7 @@ class Pooling:
 def pooling(posterior: Posterior, site: str) -> Pooling | None:
     """The estimates of a site for the tasks of the fit; None where the evidence is not exact."""
     evidence = posterior.collapsed
-    if isinstance(evidence, Joint):
+    if not isinstance(evidence, (Gram, Exact)):
         return None
     u = posterior.phi_coordinates.mean(0, keepdim=True)
     precision, b = _conditional(evidence, u)
@@ -68,7 +68,7 @@ def pooling(posterior: Posterior, site: str) -> Pooling | None:
     )
 
 
-def _conditional(evidence: Collapsed, u: Tensor) -> tuple[Tensor, Tensor]:
+def _conditional(evidence: Gram | Exact, u: Tensor) -> tuple[Tensor, Tensor]:
     """P (T, p, p) and b (T, p) at one φ, coordinates (1, q)."""
     program = evidence.program
     found: tuple[Tensor, Tensor] = over_draws(
