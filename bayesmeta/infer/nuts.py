@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bayesmeta.density import Density
 from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
 from bayesmeta.evidence import METHODS
@@ -192,6 +193,9 @@ def _nutpie(density: LogDensity, config: NUTS, seed: int, progress: bool, start:
 
 
 def _log_density(density: LogDensity) -> Callable[[Array], tuple[float, Array]]:
+    """One chain's own: what solvers inside the density remember of a chain must not depend on the others."""
+    density = density.fork() if isinstance(density, Density) else density
+
     def value_and_grad(u: Array) -> tuple[float, Array]:
         value, grad = density.value_and_grad(torch.from_numpy(np.array(u)))
         return float(value), grad.numpy()
