@@ -10,11 +10,13 @@ Every other θ is mapped to the real line by its support.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bayesmeta.centring import CENTRED, STANDARDISED, Centring, Degree
 from bayesmeta.errors import OptionError, UnknownNameError, unknown
@@ -64,6 +66,25 @@ class Joint:
         self._order = torch.argsort(order)
         self._where = order
         self.cells = sum(batch.mask.numel() for batch in batches)
+
+    def take(self, index: Tensor) -> Joint:
+        """The same joint density of the tasks at these positions, none twice; nothing is read again."""
+        part = copy.copy(self)
+        part.tasks = self.tasks[index]
+        bounds = torch.tensor([0, *self._counts]).cumsum(0)
+        place = self._order[index]
+        bucket = torch.searchsorted(bounds, place, right=True) - 1
+        kept = [(k, (bucket == k).nonzero().squeeze(-1)) for k in range(len(self._counts))]
+        kept = [(k, at) for k, at in kept if len(at)]
+        rows = [(place[at] - bounds[k], self.data[k]) for k, at in kept]
+        part.data = [pytree.tree_map(lambda leaf, pick=pick: leaf[pick], row) for pick, row in rows]
+        part._counts = [len(at) for _, at in kept]
+        part._where = torch.cat([at for _, at in kept])
+        part._order = torch.argsort(part._where)
+        part.cells = sum(row.mask.numel() for row in part.data)
+        part.degrees = {name: Degree(one.scale[index], one.loc[index]) for name, one in self.degrees.items()}
+        part.centring = {name: degree.scale for name, degree in part.degrees.items()}
+        return part
 
     def total(self, phi: Phi, v: Tensor, data: Any) -> Tensor:
         """Σ_t log p(y_t, θ_t | φ) at coordinates v (T, p) of θ in the order of the tasks."""
