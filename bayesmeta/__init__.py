@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayesmeta.infer.laplace import Laplace
     from bayesmeta.infer.nuts import NUTS
     from bayesmeta.infer.pathfinder import Pathfinder
+    from bayesmeta.infer.svi import SVI
     from bayesmeta.load import load
     from bayesmeta.posterior import Posterior
     from bayesmeta.predict import Predictive
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NUTS",
+    "SVI",
     "Adapted",
     "Auto",
     "BayesmetaError",
@@ -56,6 +58,7 @@ __all__ = [
 
 _WHERE = {
     "NUTS": "infer.nuts",
+    "SVI": "infer.svi",
     "Adapted": "adapt",
     "Auto": "infer.auto",
     "BayesmetaError": "errors",

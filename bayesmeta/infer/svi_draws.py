@@ -1,0 +1,121 @@
+"""Draws from a trained guide, their importance weights, and θ of all tasks in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoContinuous
+from torch import Tensor, nn
+
+from bayesmeta.infer.svi_amortised import LocalAmortised
+from bayesmeta.infer.svi_guides import draw_phi
+from bayesmeta.infer.svi_minibatch import Batch
+from bayesmeta.infer.svi_start import Start
+from bayesmeta.psis import effective_size, psis, resample
+from bayesmeta.target import Target
+
+__all__ = ["Result", "drawn"]
+
+MEMORY = 100_000_000  # numbers in the draws that come out: .8 GB
+WORK = 4_000_000_000  # cells of data x draws that importance weights may cost
+FEWEST = 100  # weights that k-hat is computed from
+CHUNK = 4_000_000
+K_HAT_LIMIT = 0.7
+
+
+@dataclass(frozen=True)
+class Result:
+    """Draws u (S, dim), k-hat and effective size where weights were computed, and what was done, in sentences."""
+
+    u: Tensor
+    k_hat: float | None
+    effective_size: float | None
+    log: tuple[str, ...]
+
+
+def drawn(
+    target: Target, start: Start, phi: Any, local: nn.Module | None, draws: int, importance: bool, seed: int
+) -> Result:
+    """Draws from a guide, corrected by their importance weights where that can be trusted.
+
+    Args:
+        target: What the guide was fitted to.
+        start: The coordinates it is in.
+        phi: The autoguide of φ.
+        local: q(θ | φ), where θ is inferred too.
+        draws: How many.
+        importance: Whether to correct them.
+        seed: Seeds the resampling; the draws come from torch's present state.
+    """
+    log: list[str] = []
+    count = max(1, min(draws, MEMORY // target.dim))
+    if count < draws:
+        log.append(f"{count:,} draws in place of {draws:,}: θ of all tasks is {target.dim:,} numbers a draw")
+    w, log_q = draw_phi(phi, count)
+    u, log_q = start.phi(w), log_q - start.log_det
+    if local is not None:
+        theta, log_local = _theta(target, local, w)
+        u, log_q = torch.cat([u, theta], -1), log_q + log_local
+    if not isinstance(phi, AutoContinuous):
+        log.append("φ is a point, the same in all draws (empirical Bayes): importance weights do not apply")
+        return Result(u, None, None, tuple(log))
+    weighed = min(count, int(WORK // max(1, _cells(target))))
+    if weighed < min(FEWEST, count):
+        log.append("no k-hat: log p(u, D) of a hundred draws over all tasks would take too long")
+        return Result(u, None, None, tuple(log))
+    return _weighted(target, u, log_q, weighed, importance, seed, log)
+
+
+def _weighted(
+    target: Target, u: Tensor, log_q: Tensor, weighed: int, importance: bool, seed: int, log: list[str]
+) -> Result:
+    ratios = target.log_prob(u[:weighed]) - log_q[:weighed]
+    ratios = torch.where(torch.isfinite(ratios), ratios, -math.inf)
+    if not bool(torch.isfinite(ratios).any()):
+        return Result(u, math.inf, 0.0, (*log, "no draw of the guide has a finite density"))
+    weights, k = psis(ratios)
+    k_hat, size = float(k), float(effective_size(weights))
+    trusted = k_hat < K_HAT_LIMIT
+    said = f"importance weights of {weighed:,} draws: k-hat {k_hat:.2f}, effective size {size:,.0f}"
+    if not importance or not trusted:
+        why = "k-hat is too high to correct them" if importance else "as asked for"
+        return Result(u, k_hat, size, (*log, f"{said}; the draws are the guide's own, {why}"))
+    picked = resample(weights, seed)
+    if weighed < len(u):
+        log.append(f"{weighed:,} of {len(u):,} draws could be weighed in reasonable time; those were resampled")
+        picked = picked.repeat(math.ceil(len(u) / weighed))[: len(u)]
+    return Result(u[picked], k_hat, size, (*log, f"{said}; the draws were resampled by them"))
+
+
+def _cells(target: Target) -> int:
+    evidence: Any = target.evidence
+    return int(evidence.cells) + target.dim
+
+
+def _theta(target: Target, local: nn.Module, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws of θ (S, T p) given w (S, q), and log q(θ | w) (S,), a chunk of tasks and of draws at a time."""
+    tasks, p = target.evidence.tasks, target.program.structure.theta.size
+    count, total = len(w), len(tasks)
+    theta = torch.empty(count, total, p, dtype=w.dtype)
+    log_q = torch.zeros(count, dtype=w.dtype)
+    width = 100 * p * (p + w.shape[1])
+    step = max(1, min(total, CHUNK // width))
+    rows = max(1, CHUNK // (width * step))
+    with torch.no_grad():
+        for first in range(0, total, step):
+            index = torch.arange(first, min(first + step, total))
+            batch = Batch(index, _no_density, tasks[index] if isinstance(local, LocalAmortised) else None)
+            for begin in range(0, count, rows):
+                part = slice(begin, begin + rows)
+                q = local(w[part].unsqueeze(1), batch)
+                value = q.sample()
+                theta[part, first : first + step] = value
+                log_q[part] += q.log_prob(value).sum(-1)
+    return theta.reshape(count, -1), log_q
+
+
+def _no_density(u: Tensor) -> Tensor:
+    raise NotImplementedError("a batch to draw from has no log density")
