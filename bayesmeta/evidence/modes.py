@@ -169,7 +169,10 @@ class Modes:
         key = (int(self._key), flat.shape, tuple(leaf.shape for leaf in leaves))
         if key not in workspace.recorded:
             newton = record_call(self._newton, (flat, v), leaves, compile=workspace.mode == "compiled")
-            workspace.recorded[key] = newton, record_call(self._ahead, (flat, v, v), leaves, compile=False)
+            workspace.recorded[key] = (
+                newton,
+                record_call(self._ahead, (flat, v, torch.ones_like(v)), leaves, compile=False),
+            )
         calls = workspace.recorded[key]
         inputs = _inputs(calls, leaves, workspace, key)
         return lambda *args: calls[0](*args, *inputs[0]), lambda *args: calls[1](*args, *inputs[1])
@@ -266,7 +269,11 @@ _solvers: weakref.WeakValueDictionary[int, Modes] = weakref.WeakValueDictionary(
 _PLAIN = (torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set())
 
 
-@torch.library.custom_op("bayesmeta::modes", mutates_args=())
+@torch.library.custom_op(
+    "bayesmeta::modes",
+    mutates_args=(),
+    schema="(Tensor key, Tensor flat, Tensor like, Tensor[] data) -> (Tensor, Tensor)",
+)
 def _modes(key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Modes (..., T, p) and roots (..., T, p, p) at flattened values of φ (..., m); `like` is (T, p)."""
     solver = _solvers.get(int(key))
