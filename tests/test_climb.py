@@ -23,7 +23,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def covariance(dim: int, condition: float = 100.0, seed: int = 0) -> Tensor:
     q, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator(seed), dtype=torch.float64))
-    return (q * torch.logspace(0, math.log10(condition), dim, dtype=torch.float64)) @ q.mT
+    rotated: Tensor = (q * torch.logspace(0, math.log10(condition), dim, dtype=torch.float64)) @ q.mT
+    return rotated
 
 
 def starts(count: int, dim: int, seed: int = 1) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesmeta.density import Density
 
-__all__ = ["Toy", "banana", "funnel", "normal", "two_modes"]
+__all__ = ["Toy", "banana", "bent", "funnel", "normal", "two_modes"]
 
 
 class Toy:
@@ -48,6 +48,11 @@ def normal(mean: Tensor, covariance: Tensor) -> Any:
 def banana(bend: float = 0.5) -> Any:
     """u0 standard normal, u1 normal about bend · u0²: mean 0 and bend, variances 1 and 0.09 + 2 bend²."""
     return Toy(lambda u: -0.5 * u[0] ** 2 - 0.5 * ((u[1] - bend * u[0] ** 2) / 0.3) ** 2, 2)
+
+
+def bent(dim: int) -> Any:
+    """u0 standard normal, every other one unit normal about u0²: far from any Gaussian where they are many."""
+    return Toy(lambda u: -0.5 * u[0] ** 2 - 0.5 * (u[1:] - u[0] ** 2).square().sum(), dim)
 
 
 def funnel(dim: int = 10) -> Any:
