@@ -6,6 +6,7 @@ drawn from its conditional under it. One method a file, all returning `Adapted`.
 | method | when |
 |---|---|
 | `exact` | θ | φ, D is Gaussian: weights and conditionals in closed form |
+| `quadrature`, `laplace` | weights by the evidence of the fit, θ from proposals at the mode |
 | `nuts` | otherwise: NUTS over θ under the mixture of all draws of φ |
 """
 

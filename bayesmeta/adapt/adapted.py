@@ -25,7 +25,7 @@ class Adapted:
 
     Attributes:
         tasks: The observations each task was adapted on (with those of the fit, for tasks of the fit).
-        method: ``"exact"`` or ``"nuts"``.
+        method: ``"exact"``, ``"quadrature"``, ``"laplace"`` or ``"nuts"``.
         k_hat: Pareto k-hat of the weights of φ per task (T,): above 0.7 the new task tells more about φ than
             the draws can follow, and a refit with it is due. -inf where all weights are equal.
         effective_size: Effective number of draws of φ per task (T,).

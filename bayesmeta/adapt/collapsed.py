@@ -1,4 +1,7 @@
-"""Exact adaptation: θ | φ, D_new is Gaussian, and the weights Z_new(φ_s) are in closed form.
+"""Adaptation where θ is integrated out: draws of φ are weighted by Z_new(φ_s), and θ is drawn given each.
+
+Where log p(y, θ | φ) is quadratic both are in closed form; elsewhere Z_new comes from quadrature or Laplace's
+approximation, as in the fit, and θ from proposals at its mode.
 
 For a task of the fit, whose observations φ has seen, the weights are Z(D_t and D_new) / Z(D_t).
 """
@@ -14,13 +17,13 @@ from bayesmeta.psis import effective_size, psis, resample
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread
 
-__all__ = ["adapt_exact"]
+__all__ = ["adapt_collapsed"]
 
 CHUNK_NUMBERS = 4_000_000
 
 
 @one_thread()
-def adapt_exact(
+def adapt_collapsed(
     evidence: Collapsed, phi: Tensor, known: Tasks, before: Tasks, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draws of (φ, θ) for each task.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from bayesmeta.adapt.adapted import Adapted
-from bayesmeta.adapt.exact import adapt_exact
+from bayesmeta.adapt.collapsed import adapt_collapsed
 from bayesmeta.adapt.nuts import adapt_nuts
 from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError, unknown
-from bayesmeta.evidence.joint import Joint
+from bayesmeta.evidence import Joint, kind
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "adapt", "check_like"]
 
-METHODS = ("auto", "exact", "nuts")
+METHODS = ("auto", "exact", "quadrature", "laplace", "nuts")
 K_HAT_LIMIT = 0.7
 
 
@@ -42,7 +42,8 @@ def adapt(
     Args:
         posterior: The fitted population.
         tasks: The tasks with their support observations.
-        method: ``"exact"``, ``"nuts"``, or ``"auto"`` for the first that is valid.
+        method: ``"nuts"``, the name of the fit's evidence (``"exact"``, ``"quadrature"``, ``"laplace"``), or
+            ``"auto"``: the evidence of the fit, ``"nuts"`` where that is joint.
         draws: How many draws of φ to use, evenly spaced over the posterior's; all by default.
         seed: Seeds everything random.
         progress: Show the progress of ``"nuts"``.
@@ -50,20 +51,23 @@ def adapt(
     Raises:
         DataError: Inputs or context are not shaped as those of the fit.
         OptionError: An unknown method, or more draws than there are.
-        NotAvailableError: ``"exact"`` for a posterior whose evidence is not exact.
+        NotAvailableError: The fit has another evidence than that.
     """
     _check(posterior, tasks, method)
     known, before = _observations(posterior.tasks, tasks)
     pick = _evenly(len(posterior.phi_coordinates), draws)
     evidence = posterior.collapsed
-    if method == "exact" and isinstance(evidence, Joint):
-        raise NotAvailableError("method='exact' needs a fit with exact evidence; use method='nuts' or 'auto'")
+    if method not in ("auto", "nuts", kind(evidence)):
+        raise NotAvailableError(
+            f"method={method!r} needs a fit with evidence={method!r}, this one has {kind(evidence)!r}; use "
+            "method='nuts' or 'auto'"
+        )
     if isinstance(evidence, Joint) or method == "nuts":
         used = "nuts"
         result = adapt_nuts(posterior, pick, known, before, seed, progress)
     else:
-        used = "exact"
-        result = adapt_exact(evidence, posterior.phi_coordinates[pick], known, before, seed)
+        used = kind(evidence)
+        result = adapt_collapsed(evidence, posterior.phi_coordinates[pick], known, before, seed)
     phi, theta, k_hat, size = result
     _warn(known, k_hat)
     program = evidence.program.with_centring(True)

@@ -112,7 +112,10 @@ def _by_nuts(program: Program, phi: Tensor, tasks: Tasks, seed: int, progress: b
     vectorised = program.structure.vectorised
     density = Density(log_density, len(tasks) * p, [components, *leaves], compile=False, trace=vectorised)
     config = NUTS(draws=math.ceil(len(phi) / 2), tune=400, chains=2, compile=False)
-    v = flatten_draws(sample(density, config, seed=seed, progress=progress).u)[: len(phi)].reshape(len(phi), -1, p)
+    drawn = sample(density, config, seed=seed, progress=progress)
+    if drawn.interrupted:
+        raise KeyboardInterrupt("adaptation was interrupted; no task was finished")
+    v = flatten_draws(drawn.u)[: len(phi)].reshape(len(phi), -1, p)
     at_draws = over_draws(
         program, lambda v: terms(v, components, rows), (v,), chunk_size(v[0].numel() * len(components))
     )

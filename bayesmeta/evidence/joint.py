@@ -111,7 +111,9 @@ def _chosen(program: Program, tasks: Tasks, centring: CentringChoice) -> tuple[d
     """The centring of each normal site of θ, and the end of the sentence that tells of it."""
     if isinstance(centring, str):
         if centring != "auto":
-            raise OptionError(unknown("centring", centring, ("auto", True, False)))
+            raise OptionError(
+                f"centring must be 'auto', True, False, a number in [0, 1], or degrees by site, got {centring!r}"
+            )
         found = pilot(program, tasks)
         return {name: _plain(degree) for name, degree in found.degrees.items()}, found.why
     with quiet_pyro():

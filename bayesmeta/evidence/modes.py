@@ -281,12 +281,13 @@ def _modes(key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> tuple
         raise BayesmetaError("the evidence that this density was recorded from is gone: keep it")
     with torch._C._ForceDispatchKeyGuard(*_PLAIN), torch.no_grad():
         workspace = current()
-        start, place = torch.full((*flat.shape[:-1], *like.shape), START, dtype=torch.float64), None
-        if workspace is not None:
-            place = (int(key), start.shape)
-            start = workspace.last.get(place, start)
-        found = solver.solve(flat, start, data)
-        if place is not None and workspace is not None and bool(torch.isfinite(found.mode).all()):
+        cold = torch.full((*flat.shape[:-1], *like.shape), START, dtype=torch.float64)
+        place = (int(key), cold.shape)
+        warm = None if workspace is None else workspace.last.get(place)
+        found = solver.solve(flat, cold if warm is None else warm, data)
+        if warm is not None and not bool(torch.isfinite(found.mode).all()):
+            found = solver.solve(flat, cold, data)
+        if workspace is not None and bool(torch.isfinite(found.mode).all()):
             workspace.last[place] = found.mode
     return found.mode.clone(), found.root.clone()
 

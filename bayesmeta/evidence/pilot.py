@@ -9,30 +9,29 @@ with the prior mean, nor its posterior width with the prior scale, to first orde
 with others under the posterior this is true of its marginal variance. (`bayesmeta.centring` has the coordinates
 and their sources.)
 
-κ is taken at a rough mode of log p(φ | D), each log Z_t(φ) by Laplace's method in standardised coordinates, where
-the prior variance is one. Newton steps from the last modes give those of θ; the gradient in φ is by Fisher's
-identity the mean of that of log p(y, θ | φ) under the Gaussian at the mode, on 2p points that have its mean and
-covariance. A joint mode of φ and θ would not do: it has no scale of θ at all, or far too wide a one. A hundred
-tasks of all sizes are enough for the mode; κ is then found for every task. Nothing is recorded or compiled.
+κ is taken at a rough mode of log p(φ | D), in standardised coordinates, where the prior variance is one; a hundred
+tasks of all sizes are enough for the mode, and κ is then found for every task (of some, where tasks are very many).
+
+2 Σ_t κ_t² is what T normal tasks tell about the logarithm of the prior scale (its Fisher information). Where it is
+small, that scale may be far smaller than at the mode, and the funnel is back with any centring at all; the degree
+is therefore κ^(1 + 1 / (2 Σ κ²)): κ where the scale is known, and zero where nothing is known.
 
 Where no mode is found the coordinates are standardised, which is safe for the funnel.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from bayesmeta.centring import CENTRED, Degree, base_of
 from bayesmeta.errors import BayesmetaError
+from bayesmeta.evidence.rough import LEAST_PRECISION, decrement, eigen, modes_of_theta, one_batch, rough_mode
 from bayesmeta.program import Program, Row
-from bayesmeta.sites import Values, quiet_pyro
+from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread
 
@@ -40,15 +39,12 @@ __all__ = ["Pilot", "normal_sites", "pilot"]
 
 MOST_TASKS = 100
 MOST_COORDINATES = 64
-TASKS_AT_ONCE = 2_000
-PRIOR_DRAWS = 25
-CLIMBS = 40
-NEWTON_STEPS = 15
+# Of more tasks than this, some of all sizes are looked at, and each of the others is taken to be like its neighbour.
+MOST_LEARNT = 5_000
+# Observations looked at together, counting each coordinate.
+CELLS = 1_000_000
 # A coordinate this close to an end for every task and element is at it: the density is then simpler.
 NEAR_AN_END = 0.05
-LEAST_PRECISION = 1e-2
-
-Climb = Callable[[Tensor], tuple[float, Tensor]]
 
 
 class Pilot(NamedTuple):
@@ -58,20 +54,11 @@ class Pilot(NamedTuple):
     why: str
 
 
-class Modes(NamedTuple):
-    """log p(y, θ | φ) of tasks at points v (T, p): values (T,), gradients (T, p), minus Hessians (T, p, p)."""
-
-    v: Tensor
-    value: Tensor
-    gradient: Tensor
-    precision: Tensor
-
-
 def normal_sites(program: Program, tasks: Tasks) -> list[str]:
     """Names of the θ sites whose coordinates need not be centred."""
     program = program.with_centring(False)
-    batch = _batches(program, tasks[[0]])[0]
-    row = Row(batch.x[0], batch.y[0], batch.mask[0], {name: value[0] for name, value in batch.context.items()})
+    first = one_batch(program, tasks[[0]])[0]
+    row = Row(first.x[0], first.y[0], first.mask[0], {name: value[0] for name, value in first.context.items()})
     phi = program.returned(torch.zeros(program.structure.phi.size))
     met = program.meet(phi, torch.zeros(program.structure.theta.size), row)
     placed = {name: met[name].placed for name in program.structure.theta.names}
@@ -111,19 +98,23 @@ def _shape(program: Program, name: str) -> tuple[int, ...]:
 def _degrees(program: Program, tasks: Tasks, names: list[str]) -> tuple[dict[str, Degree] | None, str]:
     if program.structure.theta.size > MOST_COORDINATES:
         return None, f"θ has {program.structure.theta.size} coordinates, {MOST_COORDINATES} at most are looked at"
-    u = _mode_of_phi(program, _some(tasks))
+    u = rough_mode(program, tasks[_some(tasks, _at_once(tasks, 2 * program.structure.theta.size, MOST_TASKS))])
     if u is None:
         return None, "no mode of φ was found"
     phi = program.returned(u)
-    parts = [
-        _learnt(program, phi, tasks[part.tolist()], names) for part in torch.arange(len(tasks)).split(TASKS_AT_ONCE)
-    ]
-    return {name: _degree(*(torch.cat([part[name][k] for part in parts]) for k in range(2))) for name in names}, ""
+    some = _some(tasks, MOST_LEARNT)
+    pieces = torch.tensor(some).split(_at_once(tasks, program.structure.theta.size, len(some)))
+    parts = [_learnt(program, phi, tasks[piece.tolist()], names) for piece in pieces]
+    like = _nearest(tasks, some)
+    return {
+        name: _degree(*(torch.cat([part[name][k] for part in parts])[like] for k in range(2))) for name in names
+    }, ""
 
 
 def _degree(share: Tensor, scale: Tensor) -> Degree:
-    """The degree of elements whose data take away this share of the variance, of prior scale near `scale`."""
-    degree = (100 * share.clamp(0, 1)).round() / 100
+    """The degree (T, ...) of elements whose data take away this share of the variance, of prior scale near `scale`."""
+    information = 2 * share.clamp(0, 1).square().sum(0)
+    degree = (100 * share.clamp(0, 1) ** (1 + 1 / information.clamp(min=1e-3))).round() / 100
     if bool((degree <= NEAR_AN_END).all()):
         degree = torch.zeros_like(degree)
     elif bool((degree >= 1 - NEAR_AN_END).all()):
@@ -131,17 +122,21 @@ def _degree(share: Tensor, scale: Tensor) -> Degree:
     return Degree(degree, degree * scale ** (degree - 1))
 
 
-def _some(tasks: Tasks) -> Tasks:
-    """At most `MOST_TASKS` of the tasks, of all sizes alike."""
-    if len(tasks) <= MOST_TASKS:
-        return tasks
+def _at_once(tasks: Tasks, copies: int, most: int) -> int:
+    """How many tasks to look at together, so that memory stays bounded."""
+    return min(most, max(1, CELLS // (copies * max(1, int(tasks.sizes.max())))))
+
+
+def _some(tasks: Tasks, most: int) -> list[int]:
+    """Positions of at most that many tasks, of all sizes alike, ascending in size."""
     order = torch.argsort(tasks.sizes, stable=True)
-    return tasks[order[torch.linspace(0, len(tasks) - 1, MOST_TASKS).round().long()].tolist()]
+    return [int(i) for i in order[torch.linspace(0, len(tasks) - 1, min(most, len(tasks))).round().long()]]
 
 
-def _batches(program: Program, tasks: Tasks) -> list[Row]:
-    exact = not program.structure.maskable
-    return [Row.of(batch) for batch in tasks.padded(max_buckets=1, exact_sizes=exact)]
+def _nearest(tasks: Tasks, some: list[int]) -> Tensor:
+    """For each task, which of some tasks is next to it in the order of sizes (T,)."""
+    rank = torch.argsort(torch.argsort(tasks.sizes, stable=True))
+    return (rank * ((len(some) - 1) / max(1, len(tasks) - 1))).round().long()
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -154,10 +149,10 @@ def _learnt(program: Program, phi: object, tasks: Tasks, names: list[str]) -> di
     scale = {name: torch.ones_like(value) for name, value in share.items()}
     for batch in tasks.padded(exact_sizes=not program.structure.maskable):
         row = Row.of(batch)
-        modes = _modes(program, phi, row, torch.zeros(len(batch.index), program.structure.theta.size))
-        eigenvalues, vectors = torch.linalg.eigh(modes.precision)
+        modes = modes_of_theta(program, phi, row, torch.zeros(len(batch.index), program.structure.theta.size))
+        eigenvalues, vectors = eigen(modes.precision)
         variance = (vectors.square() / eigenvalues.clamp(min=LEAST_PRECISION).unsqueeze(-2)).sum(-1)
-        variance[_decrement(modes) > 1] = 1.0  # the mode was not found
+        variance[~(decrement(modes) < 1)] = 1.0  # the mode was not found
         scales = program.over_tasks(lambda v, row: _scales(program, phi, v, row, names))(modes.v, row)
         for name, part in _split(program, 1 - variance).items():
             if name in share:
@@ -184,166 +179,3 @@ def _scales(program: Program, phi: object, v: Tensor, row: Row, names: list[str]
         scale = base.scale if tril is None else torch.diagonal(tril, dim1=-2, dim2=-1)
         found[name] = scale.expand(_shape(program, name)).clone()
     return found
-
-
-def _modes(program: Program, phi: object, row: Row, v: Tensor, steps: int = NEWTON_STEPS) -> Modes:
-    """The modes of log p(y_t, θ_t | φ) over standardised θ, by Newton steps from v (T, p), shortened where need be."""
-
-    def look(v: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
-        def gradient(v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            grad, value = torch.func.grad_and_value(lambda v: program.log_joint(phi, v, row))(v)
-            return grad, (grad, value)
-
-        hessian, (grad, value) = torch.func.jacrev(gradient, has_aux=True)(v)
-        return value, grad, -0.5 * (hessian + hessian.mT)
-
-    over_tasks = program.over_tasks(look)
-    found = Modes(v, *over_tasks(v, row))
-    length = torch.ones(len(v), 1)
-    for _ in range(steps):
-        if bool((_decrement(found) < 1e-4).all()):
-            break
-        moved = found.v + length * _newton_step(found)
-        other = Modes(moved, *over_tasks(moved, row))
-        better = other.value >= found.value - 1e-9
-        found = Modes(*(_where(better, new, old) for new, old in zip(other, found, strict=True)))
-        length = torch.where(better.unsqueeze(-1), 1.0, 0.25 * length)
-    return found
-
-
-def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(rows.reshape(rows.shape + (1,) * (new.dim() - 1)), new, old)
-
-
-def _newton_step(at: Modes) -> Tensor:
-    """P⁻¹g, P with the sizes of its eigenvalues in their place: uphill also where P is not positive definite."""
-    eigenvalues, vectors = torch.linalg.eigh(at.precision)
-    along = (vectors * at.gradient.unsqueeze(-1)).sum(-2) / eigenvalues.abs().clamp(min=LEAST_PRECISION)
-    step: Tensor = (vectors * along.unsqueeze(-2)).sum(-1)
-    return step
-
-
-def _decrement(at: Modes) -> Tensor:
-    """How many nats a Newton step promises, doubled (T,)."""
-    return (at.gradient * _newton_step(at)).sum(-1)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# A rough mode of φ
-
-
-def _mode_of_phi(program: Program, tasks: Tasks) -> Tensor | None:
-    """Coordinates (q,) of a rough mode of p(φ | D); None where none is found."""
-    rows = _batches(program, tasks)
-    modes = [torch.zeros(len(row.mask), program.structure.theta.size) for row in rows]
-
-    def log_posterior(u: Tensor) -> tuple[float, Tensor]:
-        phi = program.phi(u)
-        found = [_modes(program, phi.returned, row, v) for row, v in zip(rows, modes, strict=True)]
-        value = float(phi.log_prior + sum((_log_z(one).sum() for one in found), torch.zeros(())))
-        if not math.isfinite(value):
-            return -math.inf, torch.zeros_like(u)
-        modes[:] = [one.v for one in found]
-        return value, _gradient(program, u, rows, found)
-
-    return climb(log_posterior, _centre_of_prior(program))
-
-
-def _log_z(at: Modes) -> Tensor:
-    """Laplace's log Z_t (T,), up to a constant."""
-    eigenvalues: Tensor = torch.linalg.eigvalsh(at.precision)
-    return at.value - 0.5 * eigenvalues.clamp(min=LEAST_PRECISION).log().sum(-1)
-
-
-def _gradient(program: Program, u: Tensor, rows: list[Row], modes: list[Modes]) -> Tensor:
-    """∇ log p(φ, D) by Fisher's identity, with the Gaussians at the modes for p(θ | φ, D)."""
-
-    def expected(u: Tensor) -> Tensor:
-        phi = program.phi(u)
-        total = phi.log_prior
-        for row, at in zip(rows, modes, strict=True):
-
-            def at_point(v: Tensor, row: Row = row) -> Tensor:
-                terms: Tensor = program.over_tasks(lambda v, row: program.log_joint(phi.returned, v, row))(v, row)
-                return terms.sum()
-
-            total = total + program.over_tasks(at_point)(_sigma_points(at)).mean()
-        return total
-
-    gradient: Tensor = torch.func.grad(expected)(u)
-    return gradient
-
-
-def _sigma_points(at: Modes) -> Tensor:
-    """2p points (2p, T, p) with the mode as their mean and the inverse of P as their covariance."""
-    eigenvalues, vectors = torch.linalg.eigh(at.precision)
-    spread = vectors / eigenvalues.clamp(min=LEAST_PRECISION).sqrt().unsqueeze(-2) * math.sqrt(vectors.shape[-1])
-    columns = spread.movedim(-1, 0)
-    points: Tensor = torch.cat([at.v + columns, at.v - columns])
-    return points
-
-
-def _centre_of_prior(program: Program) -> Tensor:
-    """The median of the coordinates of some draws of φ (q,)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        draws = []
-        for _ in range(PRIOR_DRAWS):
-            handler = Values()
-            program._phi(handler)
-            sites = [handler.met[name] for name in program.structure.phi.names]
-            draws.append(torch.cat([biject_to(site.fn.support).inv(site.value).reshape(-1) for site in sites]))
-    return torch.stack(draws).nan_to_num(0.0, 0.0, 0.0).median(0).values
-
-
-def climb(fn: Climb, u: Tensor, steps: int = CLIMBS, enough: float = 0.01) -> Tensor | None:
-    """A point near a maximum of fn by BFGS, to where the next step promises less than `enough`.
-
-    Args:
-        fn: Value and gradient at a point; -inf where it has none.
-        u: Where to start (q,).
-        steps: How many steps at most.
-        enough: When to stop, in the units of fn.
-
-    Returns:
-        The point, or None where fn has no value at the start.
-    """
-    value, gradient = fn(u)
-    if not math.isfinite(value) or not bool(gradient.isfinite().all()):
-        return None
-    inverse = torch.eye(len(u)) / gradient.norm().clamp(min=1.0)
-    for count in range(steps):
-        direction = inverse @ gradient
-        promise = float(gradient @ direction)
-        if count and promise < enough:
-            break
-        moved = _shortened(fn, u, value, direction, promise)
-        if moved is None:
-            break
-        length, value, new = moved
-        step, change = length * direction, gradient - new
-        u, gradient = u + step, new
-        inverse = _updated(inverse, step, change, first=count == 0)
-    return u
-
-
-def _shortened(
-    fn: Climb, u: Tensor, value: float, direction: Tensor, promise: float
-) -> tuple[float, float, Tensor] | None:
-    """The first of ever shorter steps that climbs: its length, and value and gradient there."""
-    for length in (1.0, 0.3, 0.1, 0.03, 0.01, 0.001):
-        new, gradient = fn(u + length * direction)
-        if new >= value + 1e-4 * length * promise and bool(gradient.isfinite().all()):
-            return length, new, gradient
-    return None
-
-
-def _updated(inverse: Tensor, step: Tensor, change: Tensor, *, first: bool) -> Tensor:
-    """The inverse of minus the Hessian after a step, by BFGS; as it was where the curvature is of the wrong sign."""
-    curvature = step @ change
-    if curvature <= 1e-10:
-        return inverse
-    if first:
-        inverse = torch.eye(len(step)) * (curvature / (change @ change))
-    shrink = torch.eye(len(step)) - torch.outer(step, change) / curvature
-    return shrink @ inverse @ shrink.mT + torch.outer(step, step) / curvature
