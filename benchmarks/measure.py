@@ -100,7 +100,9 @@ def _judge(row: Row, draws: Path) -> Row:
     """What the draws are worth, and for how many seconds they were had."""
     with np.load(draws) as file:
         phi = {name: file[name] for name in file.files}
-    ess, r_hat = least_ess(phi), worst_r_hat(phi)
+    weighted = row.get("effective_size")  # of weighted draws, whose autocorrelation says nothing
+    ess = least_ess(phi) if weighted is None else weighted
+    r_hat = worst_r_hat(phi) if weighted is None else math.nan
     fit = row["compile_s"] + row["sample_s"] + row.get("theta_s", 0.0)
     found: Row = {
         "ess": round(ess, 1),

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PROBLEMS", "QUICK", "Data", "Problem", "linear_data", "radon_data", "save"]
+__all__ = ["PROBLEMS", "QUICK", "Data", "Problem", "linear", "linear_data", "radon_data", "save"]
 
 OBSERVATIONS = 11
 MU, TAU, SIGMA = (1.5, -0.7), (0.7, 0.4), 0.5
@@ -88,11 +88,12 @@ def save(data: Data, path: Path) -> None:
     np.savez(path, kind=np.array(data.kind), x=data.x, y=data.y, task=data.task)
 
 
-def _linear(n_tasks: int) -> Problem:
+def linear(n_tasks: int) -> Problem:
+    """The linear regression with so many tasks."""
     title = f"linear regression, {n_tasks:,} tasks"
     return Problem(f"linear-{n_tasks}", title, "linear", n_tasks, lambda: linear_data(n_tasks))
 
 
 _RADON = Problem("radon", "radon, 85 counties", "radon", 85, radon_data)
-PROBLEMS = (_RADON, _linear(85), _linear(2_000), _linear(20_000))
-QUICK = (_RADON, _linear(20))
+PROBLEMS = (_RADON, linear(85), linear(2_000), linear(20_000))
+QUICK = (_RADON, linear(20))

@@ -9,48 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.problems import Problem
 from benchmarks.store import Store, machine
-from benchmarks.tools import Tool
 
-__all__ = ["Sheet", "markdown", "medians", "sheets", "show"]
+__all__ = ["Sheet", "as_text", "at", "markdown", "medians", "number", "of", "remarks", "show"]
 
 Row = dict[str, Any]
-
-HEADER = (
-    "tool",
-    "cache",
-    "runs",
-    "cold s",
-    "import s",
-    "compile s",
-    "sample s",
-    "θ s",
-    "least ESS",
-    "R-hat",
-    "div.",
-    "ESS/s of fitting",
-    "µs/gradient",
-    "MB",
-)
-
-# what is to be reached, as (problem, peer): times the peer's least ESS per second of fitting
-GOALS = {("linear-2000", "numpyro"): 30.0, ("linear-2000", "pymc-nutpie"): 10.0, ("radon", "pyro"): 50.0}
-GRADIENT_GOAL = 20.0
-
-NOTES = """\
-How it was measured: every run is a fresh process; *cold* is the wall clock from starting it to its end,
-with the interpreter, the imports, compiling, warm-up and sampling in it. *Fitting* is compiling and
-sampling, warm-up included, without the imports. Least ESS is ArviZ's bulk ESS, the least over the
-components of φ, computed in the same way from every tool's draws; R-hat is the largest. The cache is that
-of the tool's compiler on disk: *empty* is the first fit ever of a model and shape, *warm* the next process.
-µs per gradient is the sampling time over all gradients, warm-up included, of all chains; Pyro's potential
-is timed alone, with one thread or all, whichever is faster. The peers' models are written decentred and
-centred; the goals are held against the form that gives the peer more ESS per second (decentred on radon,
-centred on the linear problems). All peers draw θ as well as φ; bayesmeta draws θ in the row that says so.
-The linear tasks have 11 observations each, noise .5 and spread .7 and .4. NumPyro and PyMC + nutpie run
-in float64 with 2 chains side by side, 1,000 draws after 1,000 of warm-up, as bayesmeta does; Pyro runs one
-chain of 200 after 200. Runs are one after another; medians over the runs."""
 
 
 @dataclass(frozen=True)
@@ -80,91 +43,17 @@ def _median(rows: list[Row]) -> Row:
     return merged
 
 
-def sheets(store: Store, problems: tuple[Problem, ...], tools: tuple[Tool, ...]) -> list[Sheet]:
-    """A table for each problem, one of ratios, one for adapting; those without rows are left out."""
-    rows = medians(store)
-    pages = [_problem_sheet(rows, problem, tools) for problem in problems]
-    pages += [_ratio_sheet(rows, problems, tools), _adapt_sheet(rows)]
-    return [page for page in pages if page.rows]
-
-
-def _problem_sheet(rows: list[Row], problem: Problem, tools: tuple[Tool, ...]) -> Sheet:
-    lines = []
-    for tool in tools:
-        for row in _of(rows, problem.name, tool.name):
-            if tool.what == "fit":
-                lines.append([_title(tool, row), row["cache"], *_fit_cells(row)])
-            elif tool.what == "gradient":
-                empty = ["–"] * (len(HEADER) - 4)
-                cells = [_title(tool, row), row["cache"], str(row["runs"]), *empty]
-                lines.append([*cells[:-1], _number(row["us_per_gradient"]), _number(row["peak_mb"])])
-    return Sheet(problem.title[0].upper() + problem.title[1:], HEADER, lines)
-
-
-def _fit_cells(row: Row) -> list[str]:
-    names = ["runs", "cold_s", "import_s", "compile_s", "sample_s", "theta_s", "ess", "r_hat", "divergences"]
-    cells = {name: _number(row.get(name)) for name in [*names, "ess_per_s_fit", "us_per_gradient", "peak_mb"]}
-    if row.get("r_hat") is not None:
-        cells["r_hat"] = f"{row['r_hat']:.3f}"
-    return list(cells.values())
-
-
-def _ratio_sheet(rows: list[Row], problems: tuple[Problem, ...], tools: tuple[Tool, ...]) -> Sheet:
-    header = ("problem", "beside", "cache", "cold: times faster", "ESS per s of fitting: times more", "goal")
-    lines = []
-    for problem in problems:
-        for tool in tools:
-            if tool.name.startswith("bayesmeta"):
-                continue
-            for cache in ("empty", "warm", "none"):
-                ours = _at(rows, problem.name, "bayesmeta", cache)
-                peer = _at(rows, problem.name, tool.name, cache) or _at(rows, problem.name, tool.name, "none")
-                if ours is None or peer is None:
-                    continue
-                lines.append([problem.title, _title(tool, peer), cache, *_ratios(ours, peer, problem, tool)])
-    return Sheet("bayesmeta beside the others", header, lines)
-
-
-def _ratios(ours: Row, peer: Row, problem: Problem, tool: Tool) -> list[str]:
-    if tool.what == "gradient":
-        times = peer["us_per_gradient"] / ours["us_per_gradient"]
-        return ["–", f"µs per gradient: {times:.1f}", f"{GRADIENT_GOAL:g}"]
-    goal = GOALS.get((problem.name, tool.name))
-    cold = peer["cold_s"] / ours["cold_s"]
-    more = ours["ess_per_s_fit"] / peer["ess_per_s_fit"]
-    return [f"{cold:.1f}", f"{more:.1f}", "–" if goal is None else f"{goal:g}"]
-
-
-def _title(tool: Tool, row: Row) -> str:
-    return f"{tool.title}, {row['form']}" if "form" in row else tool.title
-
-
-def _adapt_sheet(rows: list[Row]) -> Sheet:
-    header = (
-        "problem",
-        "new tasks",
-        "observations each",
-        "draws of φ",
-        "adapting s",
-        "predicting s",
-        "k-hat < .7",
-    )
-    names = ["new_tasks", "observations", "phi_draws", "adapt_s", "predict_s", "k_hat_below_07"]
-    names += ["adapt_mb", "peak_mb"]
-    lines = [[row["problem"], *(_number(row.get(name)) for name in names)] for row in rows if "adapt_s" in row]
-    return Sheet("Adapting to new tasks in one call", (*header, "MB more than before", "peak MB"), lines)
-
-
-def _of(rows: list[Row], problem: str, tool: str) -> list[Row]:
+def of(rows: list[Row], problem: str, tool: str) -> list[Row]:
+    """The rows of a tool on a problem."""
     return [row for row in rows if row["problem"] == problem and row["tool"] == tool]
 
 
-def _at(rows: list[Row], problem: str, tool: str, cache: str) -> Row | None:
+def at(rows: list[Row], problem: str, tool: str, cache: str) -> Row | None:
     """The row with the cache in this state, if there is one."""
-    return next((row for row in _of(rows, problem, tool) if row["cache"] == cache), None)
+    return next((row for row in of(rows, problem, tool) if row["cache"] == cache), None)
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """Three figures or so, without exponents."""
     if value is None:
         return "–"
@@ -198,14 +87,17 @@ def remarks(store: Store) -> list[str]:
     return lines
 
 
-def markdown(pages: list[Sheet], store: Store, command: str) -> str:
+def as_text(page: Sheet) -> str:
+    """The table in markdown."""
+    ruler = ["---"] * 2 + ["---:"] * (len(page.header) - 2)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (page.header, ruler, *page.rows))
+
+
+def markdown(pages: list[Sheet], store: Store, title: str, command: str, notes: str) -> str:
     """The same tables as a page, with the command, the machine and the versions."""
-    parts = ["# Speed", f"Made by `{command}`.", NOTES]
+    parts = [f"# {title}", f"Made by `{command}`.", notes]
     for page in pages:
-        parts.append(f"## {page.title}")
-        ruler = ["---"] * 2 + ["---:"] * (len(page.header) - 2)
-        table = [page.header, ruler, *page.rows]
-        parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in table))
+        parts.append(f"## {page.title}\n\n{as_text(page)}")
     found = remarks(store)
     if found:
         parts.append("## Remarks\n\n" + "\n".join(f"- {line}" for line in found))

@@ -8,11 +8,13 @@ form is measured too, up to 2,000 tasks.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.problems import Problem
 
-__all__ = ["EMPTY", "FORMS", "NO_CACHE", "TOOLS", "WARM", "Budget", "Tool", "quick"]
+__all__ = ["EMPTY", "FORMS", "NO_CACHE", "NUMPYRO", "PYMC", "TOOLS", "WARM", "Budget", "Tool", "preset", "quick"]
 
 FORMS = {"radon": "decentred", "linear": "centred"}
 OTHER = {"centred": "decentred", "decentred": "centred"}
@@ -62,7 +64,8 @@ class Tool:
 
     def form(self, kind: str) -> str:
         """How the peers write the model of problems of this kind: "centred" or "decentred"."""
-        return FORMS[kind] if not self.other_form else OTHER[FORMS[kind]]
+        form = FORMS.get(kind, "centred")
+        return OTHER[form] if self.other_form else form
 
     def states(self, problem: Problem) -> tuple[str, ...]:
         """The states of the cache that are measured on this problem."""
@@ -83,8 +86,8 @@ def _in_the_other_form(tool: Tool) -> Tool:
     return replace(tool, name=f"{tool.name}-other-form", caches=(EMPTY,), problems=problems, other_form=True)
 
 
-_NUMPYRO = Tool("numpyro", "NumPyro", "fit", "numpyro_nuts", peer=True, warm_up_to=2_000)
-_PYMC = Tool("pymc-nutpie", "PyMC + nutpie", "fit", "pymc_nutpie", peer=True, warm_up_to=2_000)
+NUMPYRO = Tool("numpyro", "NumPyro", "fit", "numpyro_nuts", peer=True, warm_up_to=2_000)
+PYMC = Tool("pymc-nutpie", "PyMC + nutpie", "fit", "pymc_nutpie", peer=True, warm_up_to=2_000)
 
 TOOLS = (
     Tool("bayesmeta", "bayesmeta", "fit", "bayesmeta_nuts"),
@@ -96,10 +99,10 @@ TOOLS = (
         caches=(WARM,),
         options=("--theta",),
     ),
-    _NUMPYRO,
-    _PYMC,
-    _in_the_other_form(_NUMPYRO),
-    _in_the_other_form(_PYMC),
+    NUMPYRO,
+    PYMC,
+    _in_the_other_form(NUMPYRO),
+    _in_the_other_form(PYMC),
     Tool(
         "pyro",
         "Pyro NUTS",
@@ -121,6 +124,12 @@ TOOLS = (
         problems=("linear-85", "linear-20"),
     ),
 )
+
+
+def preset(name: str, title: str, by: str, caches: tuple[str, ...] = (NO_CACHE,), **options: Any) -> Tool:
+    """A fit by a preset with some of its options changed; `name` must begin with "bayesmeta"."""
+    words = ("--preset", by, "--set", json.dumps(options))
+    return Tool(name, title, "fit", "bayesmeta_fit", caches=caches, options=words)
 
 
 def quick(tool: Tool) -> Tool:

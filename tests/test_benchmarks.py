@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import plan, report
-from benchmarks.__main__ import main
+from bayesmeta import shelf
+from benchmarks import chains, cold, plan, report, roads, scaling, speed
+from benchmarks.__main__ import BENCHES, main
+from benchmarks.bench import Bench
 from benchmarks.measure import least_ess, worst_r_hat
 from benchmarks.peers import PeersError, peers_python
 from benchmarks.plan import Limits, carry_out, jobs
 from benchmarks.problems import PROBLEMS, linear_data, radon_data, save
 from benchmarks.store import Store
-from benchmarks.tools import TOOLS, quick
+from benchmarks.tools import TOOLS, Tool, quick
 from benchmarks.workers.common import load
 
 LINEAR = PROBLEMS[1]
@@ -37,7 +39,7 @@ def a_row(**values: Any) -> dict[str, Any]:
 
 
 def test_our_worker_end_to_end(tmp_path: Path) -> None:
-    words = ["--quick", "--only", "bayesmeta", "--only", "linear-20", "--out", str(tmp_path)]
+    words = ["speed", "--quick", "--only", "bayesmeta", "--only", "linear-20", "--out", str(tmp_path)]
     assert main(words) == 0
     held = json.loads((tmp_path / "speed.json").read_text())
     assert held["schema"] == 1
@@ -131,7 +133,7 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_name_lists_the_valid_ones() -> None:
     with pytest.raises(SystemExit, match=r"--only stan: not a problem or a tool; there are bayesmeta, "):
-        main(["--only", "stan"])
+        main(["speed", "--only", "stan"])
 
 
 def test_medians_and_ratios(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_medians_and_ratios(tmp_path: Path) -> None:
     potential = a_row(tool="pyro-potential", cache="none", us_per_gradient=3000.0, peak_mb=240)
     store = Store(tmp_path / "speed.json", [*ours, peer, potential])
     assert [row["cold_s"] for row in report.medians(store)][:2] == [4.0, 10.0]
-    pages = {page.title: page for page in report.sheets(store, PROBLEMS, TOOLS)}
+    pages = {page.title: page for page in speed.sheets(store, PROBLEMS, TOOLS)}
     ratios = pages["bayesmeta beside the others"].rows
     assert [line[2] for line in ratios] == ["empty", "empty"]
     assert [LINEAR.title, "NumPyro, centred", "empty", "2.5", "6.0", "–"] in ratios
@@ -166,3 +168,117 @@ def test_the_data_are_the_same_each_time(tmp_path: Path) -> None:
     radon = radon_data()
     assert (len(radon.y), radon.n_tasks) == (919, 85)
     assert (np.diff(radon.task) >= 0).all()
+
+
+# --- cold, scaling, chains, roads ---------------------------------------------------------------------------
+
+
+def a_fit(tool: str, problem: str = "radon", **values: Any) -> dict[str, Any]:
+    """A row as `bayesmeta_fit` leaves it."""
+    found: dict[str, Any] = {
+        "fit_s": 2.0,
+        "sample_s": 1.0,
+        "compile_s": 1.0,
+        "import_s": 1.0,
+        "peak_mb": 300,
+        "gradients": 100,
+    }
+    found |= {"evidence": "exact", "gram": True, "verdict": "fine", "kept": [4, 100], "r_hat": None, "k_hat": 0.2}
+    return a_row(tool=tool, problem=problem, cache="none", moments={"mu[0]": [1.0, 0.5]}) | found | values
+
+
+def test_a_benchmark_that_is_not_there() -> None:
+    with pytest.raises(SystemExit, match="roades: not a benchmark; there are speed, cold, scaling, chains, roads"):
+        main(["roades"])
+    with pytest.raises(SystemExit, match="--only: say which benchmark it is of"):
+        main(["--only", "radon"])
+
+
+def test_a_preset_end_to_end(tmp_path: Path) -> None:
+    words = ["roads", "--quick", "--only", "bayesmeta-laplace", "--only", "eight_schools", "--out", str(tmp_path)]
+    assert main(words) == 0
+    (row,) = json.loads((tmp_path / "roads.json").read_text())["rows"]
+    assert {
+        "problem": "eight_schools",
+        "verdict": "fine",
+        "evidence": "exact",
+        "kept": [1, 4000],
+    }.items() <= row.items()
+    assert row["ess"] == pytest.approx(row["effective_size"], abs=0.1)
+    mean, sd = roads.errors(row["moments"], roads.EXACT["eight_schools"])
+    assert mean < 0.15
+    assert sd < 0.25
+    page = (tmp_path / "roads.md").read_text()
+    assert "| laplace | exact, Gram |" in page
+    assert "Made by `python -m benchmarks roads --quick`" in page
+
+
+def test_what_counts_as_diagnosed() -> None:
+    assert cold.diagnosed({"k_hat": 0.5, "ess": 1500.0})
+    assert not cold.diagnosed({"k_hat": 0.8, "ess": 1500.0})
+    assert not cold.diagnosed({"k_hat": 0.5, "ess": 900.0})
+    assert cold.diagnosed({"k_hat": None, "r_hat": 1.005, "ess": 500.0})
+    assert not cold.diagnosed({"r_hat": 1.02, "ess": 500.0})
+    assert not cold.diagnosed({"r_hat": None, "ess": 500.0})
+
+
+def test_errors_are_in_true_sds_and_leave_constants_out() -> None:
+    truth = {"mu": [1.0, 0.5], "L[0,0]": [1.0, 0.0], "tau": [2.0, 1.0]}
+    ours = {"mu": [1.1, 0.5], "L[0,0]": [1.0, 0.0], "tau": [2.0, 0.9]}
+    assert roads.errors(ours, truth) == pytest.approx((0.2, 0.1))
+    assert roads.errors(truth, truth) == (0.0, 0.0)
+
+
+def test_the_other_tables(tmp_path: Path) -> None:
+    peer = a_row(tool="numpyro", problem="radon", cache="empty", r_hat=1.004, import_s=1.0, peak_mb=9, form="centred")
+    store = Store(tmp_path / "cold.json", [a_fit("bayesmeta-auto", cold_s=3.0, ess=3000.0), peer | {"cold_s": 12.0}])
+    (page,) = cold.sheets(store, cold.BENCH.problems, cold.BENCH.tools)
+    assert [(line[0], line[-2], line[-1]) for line in page.rows] == [
+        ("bayesmeta, auto", "yes", "1.0"),
+        ("NumPyro, centred", "yes", "4.0"),
+    ]
+
+    rows = [a_fit("bayesmeta-auto", f"linear-{n}", fit_s=n / 1000) for n in (1_000, 10_000)]
+    rows.append(a_fit("bayesmeta-svi", "linear-1000", moments={"mu[0]": [1.5, 0.5]}))
+    (page,) = scaling.sheets(Store(tmp_path / "scaling.json", rows), scaling.BENCH.problems, scaling.BENCH.tools)
+    assert [line[5] for line in page.rows] == ["–", "10.0", "–"]
+    assert [line[9] for line in page.rows] == ["0", "0", "1"]
+
+    reference = a_fit(roads.REFERENCE, "radon", cache="empty", moments={"mu[0]": [1.05, 0.5]})
+    found = Store(tmp_path / "roads.json", [reference, a_fit("bayesmeta-auto", "radon")])
+    glance, page = roads.sheets(found, roads.BENCH.problems, roads.BENCH.tools)
+    assert (glance.header, glance.rows) == (("road", "radon"), [["auto", "2 s, 0.10"]])
+    assert [(line[0], line[7]) for line in page.rows] == [("reference", "0.000"), ("auto", "0.100")]
+
+    name = chains.BENCH.tools[1].name
+    (page,) = chains.sheets(Store(tmp_path / "chains.json", [a_fit(name)]), chains.BENCH.problems, chains.BENCH.tools)
+    assert page.rows[0][:2] == ["16 chains", "exact"]
+
+
+@pytest.mark.parametrize("bench", BENCHES.values(), ids=list(BENCHES))
+def test_tools_have_names_of_their_own_and_ours_run_without_a_compiler(bench: Bench) -> None:
+    names = [tool.name for tool in bench.tools]
+    assert len(set(names)) == len(names)
+    assert all("--no-compile" in quick(tool).options for tool in bench.tools if tool.name.startswith("bayesmeta"))
+
+
+def test_the_table_goes_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "roads.md"
+    page.write_text(f"before\n{roads.BEGIN}\nold\n{roads.END}\nafter\n")
+    monkeypatch.setattr(roads, "PAGE", page)
+    for _ in range(2):
+        roads.publish([report.Sheet("At a glance", ("road", "radon"), [["auto", "2 s, 0.10"]])])
+    assert page.read_text() == (
+        f"before\n{roads.BEGIN}\n| road | radon |\n| --- | --- |\n| auto | 2 s, 0.10 |\n{roads.END}\nafter\n"
+    )
+
+
+def test_every_road_is_a_preset() -> None:
+    used = {word for bench in BENCHES.values() for tool in bench.tools for word in preset_of(tool)}
+    assert used <= set(shelf.names("preset"))
+    assert set(shelf.names("preset")) - used == set(roads.SLOW)
+
+
+def preset_of(tool: Tool) -> list[str]:
+    words = list(tool.options)
+    return [words[k + 1] for k, word in enumerate(words) if word == "--preset"]

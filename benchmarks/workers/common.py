@@ -71,6 +71,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--form", choices=["centred", "decentred"], default="decentred")
     parser.add_argument("--no-compile", action="store_true", help="bayesmeta: run the traced graph")
+    parser.add_argument("--preset", default="nuts", help="bayesmeta: what it is fitted by")
+    parser.add_argument("--set", default="{}", help="bayesmeta: options of the preset, as JSON")
     parser.add_argument("--theta", action="store_true", help="bayesmeta: draw theta of every task as well")
     return parser.parse_args()
 
