@@ -21,13 +21,15 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["band", "counts_below", "coverage", "holm", "p_value"]
+__all__ = ["IntArray", "band", "counts_below", "coverage", "holm", "p_value"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 HALVINGS = 40
 LEAST = 1e-10  # below it, one minus a sum of probabilities is rounding error, and the union bound stands in
+TINY = 1e-300
+SAME = 1 + 1e-9  # counts that are equally unlikely, on the left and on the right, are so up to rounding
 
 
 def counts_below(ranks: IntArray, draws: int) -> IntArray:
@@ -43,9 +45,9 @@ def p_value(counts: IntArray, n: int) -> float:
         n: Number of ranks N.
     """
     draws = len(counts)
-    statistic = float(_tails(n, draws)[np.arange(draws), counts].min())
+    statistic = SAME * float(_tails(n, draws)[np.arange(draws), counts].min())
     outside = 1.0 - coverage(n, draws, statistic)
-    return outside if outside > LEAST else min(draws * statistic, LEAST)
+    return outside if outside > LEAST else float(np.clip(draws * statistic, TINY, LEAST))
 
 
 def band(n: int, draws: int, level: float = 0.95) -> tuple[IntArray, IntArray]:

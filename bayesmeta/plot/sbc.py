@@ -72,7 +72,7 @@ def sbc(
     ax.set_xlabel(f"z: rank of the true value among {calibration.draws} draws, scaled")
     ax.set_ylabel("share of ranks below z, minus z")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(f"{len(calibration):,} replications", loc="left", fontsize="medium")
+    ax.set_title(f"{calibration.verdict.level}: {len(calibration):,} replications", loc="left", fontsize="medium")
     ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return ax
 
