@@ -219,23 +219,31 @@ class Program:
         """Unconstrained coordinates (p,) of values of θ: the inverse of `values`, centred."""
         handler = Values(values, constrained=True)
         self.run(handler, phi, row.x, row.y, row.context)
-        return self._coordinates(handler.met)
+        return _coordinates(handler.met, self.structure.theta)
+
+    def drawn_phi(self) -> Tensor:
+        """Unconstrained coordinates (q,) of a draw from p(φ)."""
+        handler = Values()
+        with block(), handler:
+            self.hyperprior()
+        return _coordinates(handler.met, self.structure.phi)
 
     def drawn(self, phi: Any, row: Row) -> Tensor:
         """Unconstrained coordinates (p,) of a draw from p(θ | φ)."""
         handler = Values()
         self.run(handler, phi, row.x, row.y, row.context)
-        return self._coordinates(handler.met)
-
-    def _coordinates(self, met: Mapping[str, Meeting]) -> Tensor:
-        sites = [met[name] for name in self.structure.theta.names]
-        return torch.cat([biject_to(site.fn.support).inv(site.value).reshape(-1) for site in sites])
+        return _coordinates(handler.met, self.structure.theta)
 
     def over_tasks(self, fn: Callable[..., Any], *, randomness: str = "error") -> Callable[..., Any]:
         """`fn` over a leading task axis of all its arguments: by vmap, or by a loop where that fails."""
         if self.structure.vectorised:
             return torch.func.vmap(fn, randomness=randomness)
         return lambda *args: _loop(fn, args)
+
+
+def _coordinates(met: Mapping[str, Meeting], sites: Sites) -> Tensor:
+    found = [met[name] for name in sites.names]
+    return torch.cat([biject_to(site.fn.support).inv(site.value).reshape(-1) for site in found])
 
 
 def _masked(terms: Tensor, mask: Tensor) -> Tensor:
