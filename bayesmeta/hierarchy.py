@@ -21,7 +21,7 @@ from torch.distributions import biject_to
 
 from bayesmeta.errors import BayesmetaError, HierarchyError
 from bayesmeta.plated import Plated
-from bayesmeta.plates import feasible
+from bayesmeta.plates import feasible, is_factor
 from bayesmeta.program import Program, Structure
 from bayesmeta.sites import Meeting, Site, Sites, Values, quiet_pyro
 from bayesmeta.tasks import Task, Tasks
@@ -266,14 +266,15 @@ def _mismatch(task: Callable[..., Any], phi: Any, probe: Task, vector: bool) -> 
 
 
 def _observed(met: dict[str, Meeting], probe: Task) -> tuple[str, ...]:
-    names = tuple(name for name, meeting in met.items() if meeting.observed)
+    seen = [name for name, meeting in met.items() if meeting.observed]
+    names = tuple(sorted(seen, key=lambda name: is_factor(met[name].fn)))  # the first is what is predicted
     if not names:
         raise HierarchyError(
             'the task has no observed site: give one pyro.sample the observations, e.g. pyro.sample("y", ..., obs=y)'
         )
     for name in names:
         meeting = met[name]
-        if type(meeting.fn).__name__ == "Unit":
+        if is_factor(meeting.fn):
             continue
         want, got = tuple(meeting.value.shape), tuple(meeting.fn.shape())
         if want != got:

@@ -84,6 +84,7 @@ class Plated:
 def _first_that_holds(plain: Reading, tasks: Tasks) -> tuple[Outside, OneTask]:
     """The functions by the first reading whose tasks add up; else the error of the one that came furthest."""
     some = _some(tasks)
+    _check_plate(plain, some)
     unread: list[HierarchyError] = []
     refuted: list[HierarchyError] = []
     for reading in _readings(plain, tasks):
@@ -122,11 +123,7 @@ def _readings(plain: Reading, tasks: Tasks) -> list[Reading]:
 def _found(reading: Reading, tasks: Tasks) -> Reading:
     """The reading, completed by running the model: which sites are φ, what stands in the plate."""
     met, plates = _run(reading, tasks)
-    if reading.plate not in plates:
-        raise UnknownNameError(unknown("plate", reading.plate, plates))
-    phi = tuple(name for name, m in met.items() if not m.observed and not _in_plate(m, reading.plate))
-    theta = [name for name, m in met.items() if not m.observed and _in_plate(m, reading.plate)]
-    _check_both(reading.plate, phi, theta)
+    phi = _check_both(reading.plate, met, plates)
     data = [m for m in met.values() if m.observed and not is_factor(m.fn)]
     for site in data:
         if tuple(site.fn.shape()) != tuple(site.value.shape):
@@ -136,10 +133,25 @@ def _found(reading: Reading, tasks: Tasks) -> Reading:
             )
     per_row = reading.layout == FLAT and any(_in_plate(site, reading.plate) for site in data)
     found = replace(reading, phi=phi, per_row=per_row)
-    return replace(found, above=_above(found, tasks, met))
+    above = _above(found, tasks, met)
+    return replace(found, above=above, data=tuple(site.name for site in data if site.name not in above))
 
 
-def _check_both(plate: str, phi: tuple[str, ...], theta: list[str]) -> None:
+def _check_plate(plain: Reading, tasks: Tasks) -> None:
+    """The plate is one of the model's and holds θ, if the model runs as it stands."""
+    try:
+        met, plates = _run(plain, tasks, resized=False)
+    except HierarchyError:
+        return
+    _check_both(plain.plate, met, plates)
+
+
+def _check_both(plate: str, met: Met, plates: list[str]) -> tuple[str, ...]:
+    """The names of φ, if there is a plate with θ in it and φ outside."""
+    if plate not in plates:
+        raise UnknownNameError(unknown("plate", plate, plates))
+    theta = [name for name, m in met.items() if not m.observed and _in_plate(m, plate)]
+    phi = tuple(name for name, m in met.items() if not m.observed and not _in_plate(m, plate))
     if not theta:
         raise HierarchyError(
             f"no latent site stands in plate {plate!r}: θ is what is sampled under with pyro.plate({plate!r}, ...), "
@@ -150,6 +162,7 @@ def _check_both(plate: str, phi: tuple[str, ...], theta: list[str]) -> None:
             f"all latent sites, {theta}, stand in plate {plate!r}, so the tasks have nothing in common: "
             "sample φ outside the plate"
         )
+    return phi
 
 
 def _above(reading: Reading, tasks: Tasks, met: Met) -> tuple[str, ...]:
@@ -171,10 +184,13 @@ def _above(reading: Reading, tasks: Tasks, met: Met) -> tuple[str, ...]:
 # Running
 
 
-def _run(reading: Reading, tasks: Tasks, values: Mapping[str, Tensor] | None = None) -> tuple[Met, list[str]]:
+def _run(
+    reading: Reading, tasks: Tasks, values: Mapping[str, Tensor] | None = None, *, resized: bool = True
+) -> tuple[Met, list[str]]:
     """The model on several tasks together: what was met, and the plates."""
     data = reading.together(tasks)
-    inner = Resized(reading.sizes(data))
+    sizes = reading.sizes(data)
+    inner = Resized(sizes if resized else replace(sizes, tasks=None))
 
     def model() -> None:
         with inner:
@@ -226,9 +242,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _checked(reading: Reading, tasks: Tasks) -> tuple[Outside, OneTask]:
     """The two functions, if the tasks one at a time add up to the model on them together."""
-    first = tasks[0]
-    outside = Outside(reading, reading.alone(first.x, first.y, first.context))
-    alone = OneTask(reading)
+    outside, alone = Outside(reading, tasks[0]), OneTask(reading)
     for _ in range(POINTS):
         together, _ = _run(reading, tasks)
         phi = {name: together[name].value for name in reading.phi}

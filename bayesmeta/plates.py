@@ -56,10 +56,13 @@ def is_factor(fn: Any) -> bool:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of plates: `tasks` of the one over tasks, `rows` of those that the model gives `all_rows` members."""
+    """The sizes of plates: `tasks` of the one over tasks, `rows` of those that the model gives `all_rows` members.
+
+    None leaves them as the model has them.
+    """
 
     plate: str
-    tasks: int
+    tasks: int | None
     rows: int
     all_rows: int | None = None
 
@@ -100,7 +103,7 @@ class Resized(Messenger):
                 "minibatches of tasks are made by the inference"
             )
         self.plates.append(name)
-        if name == self.sizes.plate:
+        if name == self.sizes.plate and self.sizes.tasks is not None:
             msg["value"] = torch.arange(self.sizes.tasks)
         elif fn.size == self.sizes.all_rows:
             msg["value"] = torch.arange(self.sizes.rows)
@@ -151,6 +154,7 @@ class Alone(Resized):
         sizes: as of `Resized`.
         phi: values of φ by site.
         above: observed sites that belong to φ, which are not shown.
+        data: the sites that hold observations, also where these are not given.
         y_axis: the axis of an observed site that runs over tasks where no plate says so (negative), or None.
         per_row: whether the model has one observation per task, inside the plate: then every row of the task is
             a member of the plate with the same θ, and observed sites keep the axis, which runs over rows.
@@ -162,13 +166,14 @@ class Alone(Resized):
         sizes: Sizes,
         phi: Mapping[str, Tensor],
         above: frozenset[str],
+        data: frozenset[str],
         *,
         y_axis: int | None = None,
         per_row: bool = False,
         predict: bool = False,
     ) -> None:
         super().__init__(sizes)
-        self.phi, self.above = phi, above
+        self.phi, self.above, self.data = phi, above, data
         self.y_axis, self.per_row, self.predict = y_axis, per_row, predict
         self._kept: dict[str, tuple[Any, Any, Any, list[Axis]]] = {}
 
@@ -181,7 +186,7 @@ class Alone(Resized):
             return
         axes = self._axes(msg)
         self._kept[name] = (msg["fn"], msg["cond_indep_stack"], msg["value"] if msg["is_observed"] else None, axes)
-        if self.predict and msg["is_observed"] and not is_factor(msg["fn"]):
+        if self.predict and name in self.data:
             msg["is_observed"], msg["value"] = False, None
         if axes and self._take_off(msg, axes):
             return
@@ -190,11 +195,12 @@ class Alone(Resized):
     def _axes(self, msg: Any) -> list[Axis]:
         fn = msg["fn"]
         plates = [(frame.name, frame.dim) for frame in msg["cond_indep_stack"] if frame.vectorized]
-        if msg["is_observed"] and self.per_row:
+        holds_data = msg["name"] in self.data
+        if self.per_row and (holds_data or msg["is_observed"]):
             return []
         if any(name == self.sizes.plate for name, _ in plates):
             return task_axes(fn, plates, self.sizes.plate)
-        if msg["is_observed"] and self.y_axis is not None and not is_factor(fn):
+        if holds_data and self.y_axis is not None:
             return [Axis(self.y_axis, 1)]
         return []
 
@@ -263,8 +269,12 @@ def without_axis(fn: Any, dim: int) -> Any:
         base = without_axis(fn.base_dist, dim)
         reinterpreted = fn.reinterpreted_batch_ndims - (1 if -dim <= event else 0)
         return base.to_event(reinterpreted) if base is not None and reinterpreted else base
-    if -dim <= event:
-        return None
+    return None if -dim <= event else _made_anew(fn, dim)
+
+
+def _made_anew(fn: Any, dim: int) -> Any:
+    """The distribution of the same kind with its parameters at the first entry of a batch axis."""
+    event = len(fn.event_shape)
     arguments = {name: _taken(fn, name, dim + event) for name in _parameters_of(fn)}
     wanted = [size for d, size in enumerate(fn.shape(), -len(fn.shape())) if d != dim]
     try:

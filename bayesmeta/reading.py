@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bayesmeta.arguments import Block, Source
+from bayesmeta.constant import constant
 from bayesmeta.plates import Alone, Hyper, Sizes
-from bayesmeta.tasks import Tasks
+from bayesmeta.tasks import Task, Tasks
 
 __all__ = ["FLAT", "ROWS_FIRST", "TASKS_FIRST", "OneTask", "Outside", "Reading"]
 
@@ -34,6 +35,7 @@ class Reading:
         none: whether None in place of the observations asks the model for a prediction.
         phi: the latent sites outside the plate, as they come.
         above: the observed sites and factors that belong to φ.
+        data: the sites that hold observations.
         per_row: whether the plate holds one observation of each task.
     """
 
@@ -47,6 +49,7 @@ class Reading:
     none: bool = True
     phi: tuple[str, ...] = ()
     above: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     per_row: bool = False
 
     def call(self, data: Block) -> None:
@@ -71,7 +74,7 @@ class Reading:
         return Block(
             self._laid_out(self._inputs(x), 1),
             None if y is None else self._laid_out(y, 1),
-            torch.arange(rows) if self.per_row else torch.zeros(rows, dtype=torch.int64),
+            constant(lambda: torch.arange(rows) if self.per_row else torch.zeros(rows, dtype=torch.int64)),
             members,
             {name: value.unsqueeze(0).expand(members, *value.shape) for name, value in context.items()},
         )
@@ -97,14 +100,16 @@ class Outside:
     """The hyperprior of a plated model: what it samples outside the plate. Returns φ by site."""
 
     reading: Reading
-    data: Block
+    like: Task
 
     def __call__(self) -> dict[str, Tensor]:
-        """Sample φ."""
-        handler = Hyper(self.reading.sizes(self.data), frozenset(self.reading.phi + self.reading.above))
+        """Sample φ: the model runs on the data of one task, whichever."""
+        reading = self.reading
+        data = reading.alone(self.like.x, self.like.y, self.like.context)
+        handler = Hyper(reading.sizes(data), frozenset(reading.phi + reading.above))
         with handler:
-            self.reading.call(self.data)
-        return {name: handler.values[name] for name in self.reading.phi}
+            reading.call(data)
+        return {name: handler.values[name] for name in reading.phi}
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class OneTask:
             reading.sizes(data),
             phi,
             frozenset(reading.above),
+            frozenset(reading.data),
             y_axis=reading.y_axis,
             per_row=reading.per_row,
             predict=placeholders,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, HierarchyError
-from bayesmeta.evidence import Exact, Joint, choose
+from bayesmeta.evidence import Exact, Gram, choose
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.sites import quiet_pyro
 from tests.evidences import coordinates, gallery, per_task, value_and_gradient
@@ -133,9 +133,8 @@ def test_phi_comes_in_any_nesting(name: str) -> None:
     plain = Hierarchy(hyperprior, task)
     mine, theirs = (choose(h.program(tasks()), tasks()) for h in (hierarchy, plain))
 
-    assert not isinstance(mine, Joint)
-    assert not isinstance(theirs, Joint)
-    assert mine.gram
+    assert isinstance(mine, Gram)
+    assert isinstance(theirs, Gram)
     for u in coordinates(mine.program, 2):
         for a, b in zip(value_and_gradient(mine, u), value_and_gradient(theirs, u), strict=True):
             torch.testing.assert_close(a, b)
@@ -462,8 +461,8 @@ def test_a_task_that_branches_on_values_runs_one_task_at_a_time_and_says_so() ->
     assert not program.structure.vectorised
     plain = Hierarchy(hyperprior, task).program(tasks())
     evidence, expected = choose(program, tasks()), choose(plain, tasks())
-    assert not isinstance(evidence, Joint)
-    assert not isinstance(expected, Joint)
+    assert isinstance(evidence, Exact | Gram)
+    assert isinstance(expected, Exact | Gram)
     for u in coordinates(program, 2):
         for a, b in zip(value_and_gradient(evidence, u), value_and_gradient(expected, u), strict=True):
             torch.testing.assert_close(a, b)
@@ -475,3 +474,45 @@ def test_nothing_is_said_about_a_task_that_can_be_vectorised() -> None:
     """Warnings are errors here."""
     with quiet_pyro():
         assert Hierarchy(hyperprior, task).program(tasks()).structure.vectorised
+
+
+def by_size(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Another noise for tasks of ten observations and more: what padding must not change."""
+    theta = pyro.sample("theta", dist.Normal(*phi))
+    scale = 1.0 if len(x) < 10 else 3.0
+    return pyro.sample("y", dist.Normal(theta + 0.5 * x, scale).to_event(1), obs=y)
+
+
+def test_a_task_that_branches_on_its_size_is_not_padded_over_the_branch() -> None:
+    """Three further rows do not cross the branch, the padding that the tasks really get does."""
+    data = tasks((5, 6, 20))
+    assert len(data.padded()) == 1
+    program = Hierarchy(hyperprior, by_size).program(data)
+    assert not program.structure.maskable
+    assert Hierarchy(hyperprior, by_size).program(tasks((4, 5, 6))).structure.maskable
+
+    def with_scale(scale: float) -> Callable[..., Tensor]:
+        def function(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+            theta = pyro.sample("theta", dist.Normal(*phi))
+            return pyro.sample("y", dist.Normal(theta + 0.5 * x, scale).to_event(1), obs=y)
+
+        return function
+
+    values = {"mu": 0.3, "tau": 0.8}
+    found = per_task(Exact(program, data), values)
+    for part, scale in ((slice(0, 2), 1.0), (slice(2, 3), 3.0)):
+        plain = Hierarchy(hyperprior, with_scale(scale)).program(data[part])
+        torch.testing.assert_close(found[part], per_task(Exact(plain, data[part]), values))
+
+
+def test_a_task_that_gives_other_numbers_for_several_at_once_is_caught() -> None:
+    """It runs under vmap, and is another there."""
+
+    def counting(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(*phi))
+        several = torch._C._functorch.is_batchedtensor(x)
+        return pyro.sample("y", dist.Normal(theta + 0.5 * x, 2.0 if several else 1.0).to_event(1), obs=y)
+
+    with pytest.warns(BayesmetaWarning, match="cannot be vectorised.*other numbers for several tasks at once"):
+        program = Hierarchy(hyperprior, counting).program(tasks())
+    assert not program.structure.vectorised

@@ -24,7 +24,7 @@ ROOMS = (
     {"centring", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
     {"arguments", "constant", "plates", "reading", "plated", "hierarchy"},
     {"workspace"},
-    {"density"},
+    {"batched", "density"},
     {"evidence"},
     {"target"},
     {"likelihood", "fingerprint"},
