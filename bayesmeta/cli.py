@@ -116,7 +116,7 @@ def fit(
     model: Annotated[str, typer.Argument(help="A model file (.py), or a name from `bayesmeta models`.")],
     inference: Annotated[
         str, typer.Option("--inference", "-i", help="A preset's name, or the path of a TOML file.")
-    ] = "nuts",
+    ] = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/MODEL by default.")] = None,
     seed: _Seed = 0,
     draws: Annotated[int | None, typer.Option(help="Draws per chain, in place of the preset's.")] = None,

@@ -29,7 +29,7 @@ __all__ = ["check", "configured", "fit", "log_density"]
 def fit(
     hierarchy: Hierarchy,
     tasks: Tasks,
-    inference: str | PathLike[str] | Config = "nuts",
+    inference: str | PathLike[str] | Config = "auto",
     *,
     seed: int = 0,
     progress: bool = True,
@@ -39,13 +39,15 @@ def fit(
     Args:
         hierarchy: Hyperprior and task.
         tasks: The tasks; each must have observations.
-        inference: A preset's name (``"nuts"``, ``"nuts-joint"``, ``"pyro-nuts"``), the path of a preset file, or
-            a configured back-end such as ``NUTS(draws=500)``.
+        inference: A preset's name (``"auto"``, ``"nuts"``, ``"svi-fullrank"``, ...; `bayesmeta presets` lists
+            them), the path of a preset file, or a configured back-end such as ``NUTS(draws=500)``. ``"auto"``
+            weighs draws from the neighbourhood of the mode, and goes on to NUTS where that is not good enough.
         seed: Seeds everything random; the same seed gives the same draws.
         progress: Show a progress bar.
 
     Returns:
-        The posterior, whose `info` tells what was done.
+        The posterior, whose `info` tells what was done and whose `verdict` whether it can be trusted. Where it is
+        not fine, a `BayesmetaWarning` says why and what to do.
 
     Raises:
         HierarchyError: The functions do not describe a hierarchy that can be fitted.

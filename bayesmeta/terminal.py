@@ -71,7 +71,9 @@ def show_fit(posterior: Posterior, folder: Path) -> None:
         table,
         _rest(len(frame), "rows; all are in summary.csv, with more columns"),
         info.road,
-        f"{info.divergences} divergences; {seconds}",
+        *info.log,
+        f"verdict: {posterior.verdict!r}",
+        seconds,
         f"Written: {folder}",
     )
 

@@ -123,7 +123,7 @@ def test_fit_writes_a_run(fitted: tuple[Path, Any], model: Path) -> None:
         "summary.csv",
     ]
     assert (folder / "model.py").read_text() == model.read_text()
-    assert (record["model"], record["seed"], record["back_end"]) == ("sites", 3, "nuts")
+    assert (record["model"], record["seed"], record["back_end"]) == ("sites", 3, "auto")
     assert (record["options"]["draws"], record["options"]["chains"]) == (40, 1)
     assert "bayesmeta" in record["versions"]
     assert posterior.phi["mu"].shape == (40,)
@@ -136,7 +136,7 @@ def test_fit_prints_the_summary_the_road_and_the_place(fitted: tuple[Path, Any])
 
     assert "tau" in result.stdout
     assert posterior.info.road in result.stdout
-    assert "divergences" in result.stdout
+    assert "verdict: fine" in result.stdout
     assert f"Written: {folder}" in result.stdout
 
 

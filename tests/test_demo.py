@@ -190,7 +190,7 @@ def test_the_tables_on_the_terminal_fit_80_columns(result: Result) -> None:
 
     assert "population and 3 observations" in text
     assert "standard error" in text
-    assert "divergences" in text
+    assert "the draws are" in text
     assert "…" not in text
     for name in result.first.query.names:
         assert f"{name} ({result.first.query[name].n})" in text

@@ -53,7 +53,7 @@ def test_a_preset_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     fit("nuts-joint")
     bm.fit(normal_normal().hierarchy, normal_normal().tasks, progress=False)
 
-    assert seen == ["nuts-joint", "nuts"]
+    assert seen == ["nuts-joint", "auto"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_info_tells_how_it_was_done() -> None:
         ("normal_normal", "auto", ("exact", True, "exact, from Gram matrices")),
         ("normal_normal", "joint", ("joint", False, "joint: φ and the θ of all tasks are sampled together")),
         ("log_normal", "auto", ("exact", False, "exact: θ is integrated out in closed form")),
-        ("beta_binomial", "auto", ("joint", False, "joint: φ and the θ of all tasks are sampled together")),
+        ("beta_binomial", "auto", ("quadrature", False, "quadrature: θ is integrated out by adaptive Gauss-Hermite")),
     ],
 )
 def test_the_road_is_said(name: str, evidence: str, said: tuple[str, bool, str]) -> None:

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def demonstrate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page and its pictures.")] = Path("runs/demo"),
     model: Annotated[str, typer.Option(help="A gallery model with tasks of several observations.")] = "radon",
-    inference: Annotated[str, typer.Option("--inference", "-i", help="A preset's name or file.")] = "nuts",
+    inference: Annotated[str, typer.Option("--inference", "-i", help="A preset's name or file.")] = "auto",
     hidden: Annotated[int, typer.Option(help="How many tasks the fit does not see.")] = 5,
     support: Annotated[int, typer.Option(help="How many observations of each it is adapted to.")] = 3,
     rounds: Annotated[int, typer.Option(help="How many times; each hides other tasks.")] = 1,

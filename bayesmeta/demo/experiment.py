@@ -19,8 +19,8 @@ from bayesmeta import shelf
 from bayesmeta.adapt import Adapted
 from bayesmeta.errors import OptionError
 from bayesmeta.fit import fit
-from bayesmeta.infer.nuts import NUTS
 from bayesmeta.posterior import Posterior
+from bayesmeta.presets import Config
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Round", "Setting", "run"]
@@ -45,7 +45,7 @@ class Setting:
     """
 
     model: str = "radon"
-    inference: str | NUTS = "nuts"
+    inference: str | Config = "auto"
     hidden: int = 5
     support: int = 3
     least: int = 7

@@ -92,12 +92,11 @@ def timing(result: Result) -> list[str]:
     seconds, seen = first.seconds, first.posterior.tasks
     total = sum(seconds[part] for part in ("setup", "compile", "sample"))
     k_hat = max(float(one.adapted.k_hat.max()) for one in result.rounds)
-    r_hat = max(float(one.posterior.summary()["r_hat"].max()) for one in result.rounds)
-    divergences = sum(one.posterior.info.divergences for one in result.rounds)
+    worst = max((one.posterior.verdict for one in result.rounds), key=lambda verdict: verdict.rank)
     fitted = (
         f"Fitted {len(seen)} {words.tasks} ({seen.n_observations} {words.rows}) in {total:.1f} s: setup "
         f"{seconds['setup']:.1f}, compiling {seconds['compile']:.1f}, sampling {seconds['sample']:.1f}; "
-        f"R-hat at most {r_hat:.2f}, {divergences} divergences."
+        f"the draws are {worst.level}: {'; '.join(worst.reasons)}."
     )
     adapted = (
         f"Adapted {len(first.query)} {words.tasks} to {result.setting.support} {words.rows} each in "

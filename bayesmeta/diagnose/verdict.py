@@ -57,7 +57,12 @@ class Verdict:
     @property
     def level(self) -> Level:
         """``"fine"``, ``"doubtful"`` or ``"failed"``."""
-        return LEVELS[max((LEVELS.index(finding.level) for finding in self.findings), default=0)]
+        return LEVELS[self.rank]
+
+    @property
+    def rank(self) -> int:
+        """0 for fine, 1 for doubtful, 2 for failed."""
+        return max((LEVELS.index(finding.level) for finding in self.findings), default=0)
 
     @property
     def reasons(self) -> tuple[str, ...]:
