@@ -84,6 +84,8 @@ class Joint:
         part.cells = sum(row.mask.numel() for row in part.data)
         part.degrees = {name: Degree(one.scale[index], one.loc[index]) for name, one in self.degrees.items()}
         part.centring = {name: degree.scale for name, degree in part.degrees.items()}
+        plain = dict(self.program.plain_centring)
+        part.program = self.program.with_centring({**part.degrees, **plain})
         return part
 
     def total(self, phi: Phi, v: Tensor, data: Any) -> Tensor:

@@ -37,7 +37,9 @@ from bayesmeta.threads import one_thread
 
 __all__ = ["Pilot", "normal_sites", "pilot"]
 
+# For the mode of φ.
 MOST_TASKS = 100
+LEAST_TASKS = 10
 MOST_COORDINATES = 64
 # Of more tasks than this, some of all sizes are looked at, and each of the others is taken to be like its neighbour.
 MOST_LEARNT = 5_000
@@ -98,7 +100,8 @@ def _shape(program: Program, name: str) -> tuple[int, ...]:
 def _degrees(program: Program, tasks: Tasks, names: list[str]) -> tuple[dict[str, Degree] | None, str]:
     if program.structure.theta.size > MOST_COORDINATES:
         return None, f"θ has {program.structure.theta.size} coordinates, {MOST_COORDINATES} at most are looked at"
-    u = rough_mode(program, tasks[_some(tasks, _at_once(tasks, 2 * program.structure.theta.size, MOST_TASKS))])
+    few = max(LEAST_TASKS, _at_once(tasks, 2 * program.structure.theta.size, MOST_TASKS))
+    u = rough_mode(program, tasks[_some(tasks, few)])
     if u is None:
         return None, "no mode of φ was found"
     phi = program.returned(u)

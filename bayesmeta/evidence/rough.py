@@ -23,6 +23,9 @@ __all__ = ["LEAST_PRECISION", "AtModes", "climb", "decrement", "eigen", "modes_o
 
 PRIOR_DRAWS = 25
 CLIMBS = 60
+# A step goes no farther than this, and is tried at these lengths.
+LONGEST = 2.0
+LENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 NEWTON_STEPS = 15
 # No posterior of a standardised θ is taken to be wider than by this precision.
 LEAST_PRECISION = 1e-2
@@ -163,7 +166,8 @@ def climb(fn: ValueAndGradient, u: Tensor, steps: int = CLIMBS, enough: float = 
     """A point near a maximum of fn by BFGS, to where the next step promises less than `enough`.
 
     Args:
-        fn: Value and gradient at a point; -inf where it has none.
+        fn: Value and gradient at a point; -inf where it has none. One unit is to be about as far as the maximum is
+            wide in its widest direction: what is narrower is learnt on the way.
         u: Where to start (q,).
         steps: How many steps at most.
         enough: When to stop, in the units of fn.
@@ -174,19 +178,19 @@ def climb(fn: ValueAndGradient, u: Tensor, steps: int = CLIMBS, enough: float = 
     value, gradient = fn(u)
     if not math.isfinite(value) or not bool(gradient.isfinite().all()):
         return None
-    inverse = torch.eye(len(u)) / gradient.norm().clamp(min=1.0)
-    for count in range(steps):
+    inverse = torch.eye(len(u))
+    for _ in range(steps):
         direction = inverse @ gradient
-        promise = float(gradient @ direction)
-        if count and promise < enough:
+        if float(gradient @ direction) < enough:
             break
-        moved = _shortened(fn, u, value, direction, promise)
+        direction = direction * (LONGEST / direction.norm()).clamp(max=1.0)
+        moved = _shortened(fn, u, value, direction, float(gradient @ direction))
         if moved is None:
             break
         length, value, new = moved
         step, change = length * direction, gradient - new
         u, gradient = u + step, new
-        inverse = _updated(inverse, step, change, first=count == 0)
+        inverse = _updated(inverse, step, change)
     return u
 
 
@@ -194,19 +198,17 @@ def _shortened(
     fn: ValueAndGradient, u: Tensor, value: float, direction: Tensor, promise: float
 ) -> tuple[float, float, Tensor] | None:
     """The first of ever shorter steps that climbs: its length, and value and gradient there."""
-    for length in (1.0, 0.3, 0.1, 0.03, 0.01, 0.001):
+    for length in LENGTHS:
         new, gradient = fn(u + length * direction)
         if new >= value + 1e-4 * length * promise and bool(gradient.isfinite().all()):
             return length, new, gradient
     return None
 
 
-def _updated(inverse: Tensor, step: Tensor, change: Tensor, *, first: bool) -> Tensor:
+def _updated(inverse: Tensor, step: Tensor, change: Tensor) -> Tensor:
     """The inverse of minus the Hessian after a step, by BFGS; as it was where the curvature is of the wrong sign."""
     curvature = step @ change
     if curvature <= 1e-10:
         return inverse
-    if first:
-        inverse = torch.eye(len(step)) * (curvature / (change @ change))
     shrink = torch.eye(len(step)) - torch.outer(step, change) / curvature
     return shrink @ inverse @ shrink.mT + torch.outer(step, step) / curvature
