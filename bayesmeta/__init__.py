@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bayesmeta.fit import fit
     from bayesmeta.hierarchy import Hierarchy
     from bayesmeta.infer.auto import Auto
+    from bayesmeta.infer.hmc import HMC
     from bayesmeta.infer.laplace import Laplace
     from bayesmeta.infer.nuts import NUTS
     from bayesmeta.infer.pathfinder import Pathfinder
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "HMC",
     "NUTS",
     "SVI",
     "Adapted",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "HMC": "infer.hmc",
     "NUTS": "infer.nuts",
     "SVI": "infer.svi",
     "Adapted": "adapt",
