@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bayesmeta import data, plot
     from bayesmeta.adapt import Adapted
+    from bayesmeta.calibrate import sbc
+    from bayesmeta.diagnose.sbc import Calibration
     from bayesmeta.diagnose.verdict import Verdict
     from bayesmeta.draws import Draws, Info
     from bayesmeta.errors import BayesmetaError, BayesmetaWarning
@@ -42,6 +44,7 @@ __all__ = [
     "Auto",
     "BayesmetaError",
     "BayesmetaWarning",
+    "Calibration",
     "Draws",
     "Hierarchy",
     "Info",
@@ -56,6 +59,7 @@ __all__ = [
     "fit",
     "load",
     "plot",
+    "sbc",
 ]
 
 _WHERE = {
@@ -66,6 +70,7 @@ _WHERE = {
     "Auto": "infer.auto",
     "BayesmetaError": "errors",
     "BayesmetaWarning": "errors",
+    "Calibration": "diagnose.sbc",
     "Draws": "draws",
     "Hierarchy": "hierarchy",
     "Info": "draws",
@@ -78,6 +83,7 @@ _WHERE = {
     "Verdict": "diagnose.verdict",
     "fit": "fit",
     "load": "load",
+    "sbc": "calibrate",
 }
 """The module of each public name: loaded when the name is first used, so that importing costs next to nothing."""
 

@@ -38,7 +38,7 @@ HOPELESS = 10  # replications without ranks, and none with: the rest would fail 
 def sbc(
     hierarchy: Hierarchy,
     tasks: Tasks,
-    inference: str | PathLike[str] | Config = "nuts",
+    inference: str | PathLike[str] | Config = "auto",
     replications: int = 1000,
     *,
     truth: Hierarchy | None = None,
