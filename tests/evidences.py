@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import bayesmeta as bm
-from bayesmeta.evidence import Exact, Gram, Joint, choose
+from bayesmeta.evidence import Exact, Gram, Laplace, Quadrature, choose, kind
 from bayesmeta.program import Phi, Program
 from bayesmeta.sites import quiet_pyro
 from tests.truth import PhiValues
@@ -46,7 +46,7 @@ __all__ = [
 
 GALLERY = Path(__file__).parent.parent / "models"
 
-Evidence = Gram | Exact
+Evidence = Gram | Exact | Quadrature | Laplace
 
 
 def gallery(name: str) -> ModuleType:
@@ -58,7 +58,7 @@ def gallery(name: str) -> ModuleType:
     return module
 
 
-def roads(program: Program, tasks: bm.Tasks) -> list[Evidence]:
+def roads(program: Program, tasks: bm.Tasks) -> list[Gram | Exact]:
     """The generic exact evidence, and that from Gram matrices where it exists."""
     gram = Gram.find(program, tasks)
     return [Exact(program, tasks)] + ([] if gram is None else [gram])
@@ -144,8 +144,8 @@ def ragged(kind: str = "real", sizes: tuple[int, ...] = (4, 2, 5, 3), seed: int 
 
 def road(hierarchy: bm.Hierarchy, tasks: bm.Tasks) -> str:
     evidence = choose(hierarchy.program(tasks), tasks)
-    assert evidence.road.startswith("joint" if isinstance(evidence, Joint) else "exact")
-    return "joint" if isinstance(evidence, Joint) else "gram" if evidence.gram else "exact"
+    assert evidence.road.startswith(kind(evidence))
+    return "gram" if evidence.gram else kind(evidence)
 
 
 def ar1(theta: Tensor, x: Tensor, phi: tuple[Tensor, Tensor, Tensor]) -> Any:

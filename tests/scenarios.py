@@ -11,7 +11,11 @@ numbers, `quadrature` gives the exact moments of φ and θ under p(φ | D).
 | `plated` | a plate in place of `to_event`; a coefficient of φ in the mean | Gram |
 | `nested` | φ as a dict with a named tuple in it; unknown noise | Gram |
 | `log_normal` | θ and y log-normal: quadratic in the logarithm of θ | exact |
-| `beta_binomial` | not Gaussian at all; log Z is a ratio of beta functions | joint |
+| `beta_binomial` | not Gaussian at all; log Z is a ratio of beta functions | quadrature |
+| `poisson_gamma` | counts; log Z is a ratio of gamma functions | quadrature |
+| `skewed` | waiting times, one to three a task: p(θ | φ, D) is skewed; log Z by brute force | quadrature |
+
+The last two stand in `CURVED` beside `beta_binomial`; `SCENARIOS` are the others.
 """
 
 from __future__ import annotations
@@ -25,13 +29,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from scipy import stats
-from scipy.special import betaln
+from scipy.special import betaln, gammaln
 from torch import Tensor
 
 import bayesmeta as bm
 from tests.truth import Array, Exact, Linear, PhiValues, Scenario, evidence_of, moments_of, quadrature
 
 __all__ = [
+    "CURVED",
     "SCENARIOS",
     "Exact",
     "Linear",
@@ -45,7 +50,9 @@ __all__ = [
     "nested",
     "normal_normal",
     "plated",
+    "poisson_gamma",
     "quadrature",
+    "skewed",
 ]
 
 
@@ -348,13 +355,104 @@ def beta_binomial() -> Scenario:
         "beta_binomial",
         bm.Hierarchy(hyperprior, task),
         bm.Tasks.from_lists(trials, hits),
-        "joint",
+        "quadrature",
         points,
         log_z,
         moments,
         None,
         log_prior,
         (("a", True, -5.0, 7.0), ("b", True, -5.0, 7.0)),
+    )
+
+
+@cache
+def poisson_gamma() -> Scenario:
+    """Counts of eight machines over known times: rates θ from a gamma distribution: φ = (a, b)."""
+
+    def hyperprior() -> tuple[Tensor, Tensor]:
+        return pyro.sample("a", dist.LogNormal(0.5, 0.6)), pyro.sample("b", dist.LogNormal(0.0, 0.6))
+
+    def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Gamma(*phi))
+        return pyro.sample("y", dist.Poisson(theta * x).to_event(1), obs=y)
+
+    def log_z(phi: PhiValues, task: bm.Task) -> Array:
+        counts, times = task.y.numpy(), task.x.numpy()
+        a, b = phi["a"], phi["b"]
+        fixed = (counts * np.log(times) - gammaln(counts + 1)).sum()
+        total = a + counts.sum()
+        return np.asarray(fixed + a * np.log(b) - gammaln(a) + gammaln(total) - total * np.log(b + times.sum()))
+
+    def moments(phi: PhiValues, task: bm.Task) -> tuple[Array, Array]:
+        a, b = _at(phi["a"] + float(task.y.sum())), _at(phi["b"] + float(task.x.sum()))
+        return a / b, a / b**2
+
+    def log_prior(phi: PhiValues) -> Array:
+        a = stats.lognorm(0.6, scale=np.exp(0.5)).logpdf(phi["a"])
+        return np.asarray(a + stats.lognorm(0.6).logpdf(phi["b"]))
+
+    times = [[1.0, 2.0], [0.5], [3.0, 1.0, 1.0], [2.0], [1.5, 0.5], [4.0], [1.0], [2.5, 2.5]]
+    counts = [[2, 5], [0], [4, 1, 2], [9], [1, 0], [3], [1], [7, 10]]
+    points = ({"a": 1.6, "b": 1.0}, {"a": 0.7, "b": 0.4}, {"a": 40.0, "b": 25.0})
+    return Scenario(
+        "poisson_gamma",
+        bm.Hierarchy(hyperprior, task),
+        bm.Tasks.from_lists(times, counts),
+        "quadrature",
+        points,
+        log_z,
+        moments,
+        None,
+        log_prior,
+        (("a", True, -4.0, 5.0), ("b", True, -4.0, 4.0)),
+    )
+
+
+@cache
+def skewed() -> Scenario:
+    """Waiting times, few of each of seven tasks; log-normal rates θ: φ = (mu, tau)."""
+
+    def hyperprior() -> tuple[Tensor, Tensor]:
+        return pyro.sample("mu", dist.Normal(0.0, 1.5)), pyro.sample("tau", dist.LogNormal(-0.5, 0.5))
+
+    def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.LogNormal(*phi))
+        return pyro.sample("y", dist.Exponential(theta + 0 * x).to_event(1), obs=y)
+
+    def weighted(phi: PhiValues, task: bm.Task) -> tuple[Array, list[Array]]:
+        """log Z, and the first two moments of θ, by the trapezoidal rule over standardised log θ."""
+        n, total = task.n, float(task.y.sum())
+        mu, tau = np.asarray(phi["mu"], dtype=np.float64), np.asarray(phi["tau"], dtype=np.float64)
+        grid = np.linspace(-9.0, 9.0, 401)
+        sums = [np.full(np.broadcast(mu, tau).shape, -np.inf) for _ in range(3)]
+        for z in grid:
+            log_theta = mu + tau * z
+            term = stats.norm.logpdf(z) + np.log(grid[1] - grid[0]) + n * log_theta - np.exp(log_theta) * total
+            sums = [np.logaddexp(kept, term + k * log_theta) for k, kept in enumerate(sums)]
+        return sums[0], [np.exp(kept - sums[0]) for kept in sums[1:]]
+
+    def moments(phi: PhiValues, task: bm.Task) -> tuple[Array, Array]:
+        first, second = weighted(phi, task)[1]
+        return first[..., None], (second - first**2)[..., None]
+
+    def log_prior(phi: PhiValues) -> Array:
+        return np.asarray(
+            stats.norm(0, 1.5).logpdf(phi["mu"]) + stats.lognorm(0.5, scale=np.exp(-0.5)).logpdf(phi["tau"])
+        )
+
+    times = [[0.3, 1.9], [4.1], [0.2, 0.1, 0.5], [1.0], [2.2, 0.7], [0.05], [6.3, 3.0, 0.4]]
+    points = ({"mu": -0.3, "tau": 0.6}, {"mu": 1.5, "tau": 0.05}, {"mu": -1.0, "tau": 2.5})
+    return Scenario(
+        "skewed",
+        bm.Hierarchy(hyperprior, task),
+        bm.Tasks.from_lists(None, times),
+        "quadrature",
+        points,
+        lambda phi, task: weighted(phi, task)[0],
+        moments,
+        None,
+        log_prior,
+        (("mu", False, -7.0, 7.0), ("tau", True, -4.0, 2.0)),
     )
 
 
@@ -365,4 +463,10 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "nested": nested,
     "log_normal": log_normal,
     "beta_binomial": beta_binomial,
+}
+
+CURVED: dict[str, Callable[[], Scenario]] = {
+    "beta_binomial": beta_binomial,
+    "poisson_gamma": poisson_gamma,
+    "skewed": skewed,
 }

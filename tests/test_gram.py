@@ -71,12 +71,12 @@ def test_linear_gaussian_tasks_that_are_no_mixed_model_are_exact_without_gram_ma
 
 @pytest.mark.parametrize("name", NOT_EXACT)
 def test_what_is_not_quadratic_in_theta_is_not_exact(name: str) -> None:
-    assert road(hierarchy_of(NOT_EXACT[name]), ragged()) == "joint"
+    assert road(hierarchy_of(NOT_EXACT[name]), ragged()) not in ("gram", "exact")
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_are_not_exact(name: str) -> None:
-    assert road(hierarchy_of(COUNTS[name]), ragged("count")) == "joint"
+    assert road(hierarchy_of(COUNTS[name]), ragged("count")) == "quadrature"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_counts_are_not_exact(name: str) -> None:
     ids=["laplace", "half-normal", "student-t", "log-normal", "uniform"],
 )
 def test_a_prior_of_theta_that_is_not_normal_is_not_exact(prior: Callable[[Tensor, Tensor], Any]) -> None:
-    assert road(hierarchy_of(NORMAL["expanded-scalar"], prior), ragged()) == "joint"
+    assert road(hierarchy_of(NORMAL["expanded-scalar"], prior), ragged()) not in ("gram", "exact")
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
@@ -101,7 +101,7 @@ def test_each_scenario_takes_its_road(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("radon", "gram"), ("sleepstudy", "gram"), ("eight_schools", "gram"), ("baseball", "joint")],
+    [("radon", "gram"), ("sleepstudy", "gram"), ("eight_schools", "gram"), ("baseball", "quadrature")],
 )
 def test_each_gallery_model_takes_its_road(name: str, expected: str) -> None:
     model = gallery(name)
@@ -126,7 +126,7 @@ def test_the_road_does_not_depend_on_the_units_of_y(scale: float) -> None:
     scaled = bm.Tasks.from_lists([task.x for task in tasks], [scale * task.y for task in tasks])
     assert road(hierarchy_of(NORMAL["phi-coefficient"]), scaled) == "gram"
     assert road(hierarchy_of(HARD["known-scale-per-row"]), scaled) == "exact"
-    assert road(hierarchy_of(NOT_EXACT["student-t"]), scaled) == "joint"
+    assert road(hierarchy_of(NOT_EXACT["student-t"]), scaled) not in ("gram", "exact")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_mean_that_is_not_linear_in_one_row_of_one_task_is_seen() -> None:
         mean = torch.where(x[:, 1] > 0, theta.tanh(), theta)
         return dist.Normal(mean + x[:, 0], phi[2]).to_event(1)
 
-    assert road(hierarchy_of(observe), flagged()) == "joint"
+    assert road(hierarchy_of(observe), flagged()) not in ("gram", "exact")
 
 
 def equal_to_the_generic_route(hierarchy: bm.Hierarchy, tasks: bm.Tasks, expected: str) -> None:

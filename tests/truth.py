@@ -45,7 +45,7 @@ class Scenario:
         name: Its name.
         hierarchy: The model as a user writes it.
         tasks: Its tasks.
-        road: The evidence that `auto` must find: ``"gram"``, ``"exact"`` or ``"joint"``.
+        road: The evidence that `auto` must find: ``"gram"``, ``"exact"``, ``"quadrature"`` or ``"joint"``.
         points: A few φ, by site, to compare at.
         log_z: log Z of a task at φ, over leading axes of φ.
         moments: Mean and variance (..., p) of θ given φ and the task, over leading axes of φ.

@@ -34,8 +34,9 @@ __all__ = ["Found", "Modes", "Step"]
 
 LADDER = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)
 MOST_STEPS = 60
-# A Newton step this short, in posterior standard deviations, is taken whole without a look at the density.
-SURE = 0.3
+# Newton steps this short, in posterior standard deviations, are taken whole without a look at the density, so many
+# times; should they not converge, each further one is looked at.
+BOLD, BOLD_STEPS = 3.0, 8
 # Standardised coordinates to start from: off zero, where a symmetric density would have a saddle.
 START = 0.1
 
@@ -144,8 +145,8 @@ class Modes:
         v = start
         for count in range(MOST_STEPS):
             found = Step(*newton(flat, v))
-            near = (found.decrement < SURE) & found.definite
-            if bool(near.all()) and count < MOST_STEPS // 2:
+            near = (found.decrement < BOLD) & found.definite
+            if bool(near.all()) and count < BOLD_STEPS:
                 moved = v + found.step
             else:
                 step = torch.where(torch.isfinite(found.step), found.step, 0.0)

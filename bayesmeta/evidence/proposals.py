@@ -10,6 +10,7 @@ a factor of about (variance of the weights) / (number of proposals) with every r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from bayesmeta.errors import HierarchyError
 from bayesmeta.evidence.modes import Modes
 from bayesmeta.mapping import chunk_size, over_draws
-from bayesmeta.program import Program, Row, first_rows
+from bayesmeta.program import Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Tasks
 
@@ -86,6 +87,21 @@ def log_student(z: Tensor) -> Tensor:
 
 def log_joint_at(evidence: Curved, phi: Tensor, v: Tensor) -> Tensor:
     """log p(y_t, θ | φ) (S, T) at coordinates φ (S, q) or (S, T, q) and standardised θ (S, T, p)."""
+    return _over_tasks(evidence, evidence.modes.log_joint, phi, v)
+
+
+def centred(evidence: Curved, phi: Tensor, v: Tensor) -> Tensor:
+    """Centred coordinates of θ (S, T, p) from standardised ones, at coordinates φ (S, q) or (S, T, q)."""
+    program, standardised = evidence.program.with_centring(True), evidence.modes.program
+
+    def moved(returned: Any, v: Tensor, row: Row, observed: bool) -> Tensor:
+        return program.coordinates(standardised.values(v, returned, row), returned, row)
+
+    return _over_tasks(evidence, moved, phi, v)
+
+
+def _over_tasks(evidence: Curved, fn: Callable[[Any, Tensor, Row, bool], Tensor], phi: Tensor, v: Tensor) -> Tensor:
+    """`fn(returned, v, row, observed)` over draws and tasks (S, T, ...)."""
     modes, program = evidence.modes, evidence.modes.program
     inverse = torch.argsort(evidence.order)
     counts = [len(row.mask) for row in evidence.data]
@@ -95,7 +111,7 @@ def log_joint_at(evidence: Curved, phi: Tensor, v: Tensor) -> Tensor:
         returned = program.returned(u) if shared else None
 
         def one(v: Tensor, row: Row, u: Tensor, observed: bool) -> Tensor:
-            return modes.log_joint(returned if shared else program.returned(u), v, row, observed)
+            return fn(returned if shared else program.returned(u), v, row, observed)
 
         us = torch.zeros(len(inverse), 1) if shared else u[inverse]
         parts = zip(v[inverse].split(counts), evidence.data, us.split(counts), modes.observed, strict=True)
@@ -126,22 +142,3 @@ def resampled(evidence: Curved, phi: Tensor, mode: Tensor, root: Tensor, generat
             take = torch.rand(weight.shape, generator=generator, dtype=torch.float64).log() < weight - total
             now, own = torch.where(take.unsqueeze(-1), v, now), torch.where(take, weight, own)
     return now
-
-
-def centred(evidence: Curved, phi: Tensor, v: Tensor) -> Tensor:
-    """Centred coordinates of θ (S, T, p) from standardised ones, at coordinates φ (S, q) or (S, T, q)."""
-    program, standardised = evidence.program.with_centring(True), evidence.modes.program
-    rows = first_rows(evidence.tasks)
-
-    def one(v: Tensor, returned: Any, row: Row) -> Tensor:
-        return program.coordinates(standardised.values(v, returned, row), returned, row)
-
-    def draw(u: Tensor, v: Tensor) -> Any:
-        if u.dim() == 1:
-            returned = program.returned(u)
-            return program.over_tasks(lambda v, row: one(v, returned, row))(v, rows)
-        return program.over_tasks(lambda u, v, row: one(v, program.returned(u), row))(u, v, rows)
-
-    cells = v[0].numel() * (v.shape[-1] + 2) + sum(leaf.numel() for leaf in rows.context.values())
-    result: Tensor = over_draws(program, draw, (phi, v), chunk_size(8 * cells))
-    return result
