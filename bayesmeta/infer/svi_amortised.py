@@ -93,8 +93,10 @@ class _Scale(nn.Module):
         self.columns = values.shape[1]
         self.mean: Tensor
         self.sd: Tensor
-        sd = values.std(0, unbiased=False) if len(values) else values.new_ones(self.columns)
-        self.register_buffer("mean", values.mean(0) if len(values) else values.new_zeros(self.columns))
+        empty = values.numel() == 0
+        mean = values.new_zeros(self.columns) if empty else values.mean(0)
+        sd = values.new_zeros(self.columns) if empty else values.std(0, unbiased=False)
+        self.register_buffer("mean", mean)
         self.register_buffer("sd", torch.where(sd > 0, sd, 1.0))
 
     def forward(self, values: Tensor) -> Tensor:

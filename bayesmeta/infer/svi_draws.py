@@ -82,7 +82,7 @@ def _weighted(
     said = f"importance weights of {weighed:,} draws: k-hat {k_hat:.2f}, effective size {size:,.0f}"
     if not importance or not trusted:
         why = "k-hat is too high to correct them" if importance else "as asked for"
-        return Result(u, k_hat, size, (*log, f"{said}; the draws are the guide's own, {why}"))
+        return Result(u, k_hat, size if importance else None, (*log, f"{said}; the draws are the guide's own, {why}"))
     picked = resample(weights, seed)
     if weighed < len(u):
         log.append(f"{weighed:,} of {len(u):,} draws could be weighed in reasonable time; those were resampled")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Fitted", "fit_guides", "starting_point"]
 
 NETWORK_SHARE = 0.1  # of the learning rate, for the weights of networks
+# Adam makes a full step of any gradient, however small: one that starts at the optimum would leave it at once.
+# In units of posterior standard deviations there is a size below which a gradient (in nats) is small.
+NEGLIGIBLE = 0.1
 LOOKED_AT = 1_000  # tasks from which the climb to the mode begins, where there are more
 AMORTISE_FROM = 20_000  # tasks from which on a guide of θ is amortised by itself
 LAST = 16  # estimates of the ELBO by which restarts are compared
@@ -145,8 +148,8 @@ def _groups(guide: nn.Module, rate: float) -> list[dict[str, Any]]:
     weights = {id(p) for module in networks for p in module.parameters()}
     slow = [p for p in guide.parameters() if id(p) in weights]
     fast = [p for p in guide.parameters() if id(p) not in weights]
-    pairs = ((fast, rate), (slow, NETWORK_SHARE * rate))
-    return [{"params": parameters, "lr": lr} for parameters, lr in pairs if parameters]
+    kinds = ((fast, rate, NEGLIGIBLE), (slow, NETWORK_SHARE * rate, 1e-8))
+    return [{"params": parameters, "lr": lr, "eps": eps} for parameters, lr, eps in kinds if parameters]
 
 
 def _moves(step: Callable[..., object]) -> Callable[[int, str], None]:

@@ -16,10 +16,12 @@ again without bias, and what remains is of the size √(1/B) standard deviations
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -123,8 +125,9 @@ class Minibatches:
         self.evaluations += len(u)
         reference = self._reference if scale > 1.0 else None
         points = u if reference is None else torch.cat([u, reference.mode.unsqueeze(0)])
-        density = self._density(target, leaves, scale, points.shape, key)
-        value, grad = density.value_and_grad(points.detach().reshape(-1))
+        with torch.enable_grad(), _outside_pyro():  # it has a gradient of its own, whoever asks for the value alone
+            density = self._density(target, leaves, scale, points.shape, key)
+            value, grad = density.value_and_grad(points.detach().reshape(-1))
         grad = grad.reshape(points.shape)
         if reference is not None:  # value is Σ f_B(u) - S f_B(m), and the last row of the gradient -S ∇f_B(m)
             change = reference.grad + grad[-1] / len(u)
@@ -176,6 +179,19 @@ def _summed(target: Target, scale: float, shape: torch.Size, contrast: bool) -> 
         return values.sum() - (particles + 1) * values[-1] if contrast else values.sum()
 
     return total
+
+
+@contextmanager
+def _outside_pyro() -> Iterator[None]:
+    """No handler at work: the user's functions run inside the model of the ELBO, whose plates are not theirs."""
+    handlers, dims = list(runtime._PYRO_STACK), runtime._DIM_ALLOCATOR._stack
+    runtime._PYRO_STACK.clear()
+    runtime._DIM_ALLOCATOR._stack = []
+    try:
+        yield
+    finally:
+        runtime._PYRO_STACK[:] = handlers
+        runtime._DIM_ALLOCATOR._stack = dims
 
 
 class _Value(torch.autograd.Function):

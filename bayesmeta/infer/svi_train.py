@@ -8,7 +8,7 @@ draws, whose expectation is zero and which alone keeps the noise from vanishing 
 
 The learning rate runs down a schedule over all steps. Once the smoothed ELBO no longer rises, the rest of the
 schedule is run through in `patience` steps: training ends early, never abruptly. The parameters are averaged over
-the last quarter of the schedule (Polyak, Juditsky 1992).
+the second half of the schedule (Polyak, Juditsky 1992).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda s: 1.0,
 }
 """The learning rate over the share s of the schedule that is done, from 1."""
-AVERAGED = 0.75  # parameters are averaged from this share of the schedule on
+AVERAGED = 0.5  # parameters are averaged from this share of the schedule on
 BETAS = (0.9, 0.99)
 
 
