@@ -39,6 +39,19 @@ Examples:
   bayesmeta adapt runs/radon --data new_houses.csv --out adapted.csv --level 0.5
 """
 
+_CHECK = """Check a model and a back-end: simulation-based calibration at the design of the model's tasks.
+
+Data are drawn from the model again and again and fitted; the true values must be anywhere among the draws. Ends
+with exit code 1 where they are not. A thousand replications take minutes to hours; --out keeps them while they are
+made, and the same command goes on where an interrupted one stopped.
+
+Examples:
+
+\b
+  bayesmeta check eight_schools --replications 200
+  bayesmeta check mine.py --inference nuts --replications 1000 --out mine-nuts.npz
+"""
+
 _MODELS = """List the gallery of models, or copy one of them to change it.
 
 Examples:
@@ -160,6 +173,41 @@ def adapt(
     table.frame.to_csv(out, index=False)
     if not quiet:
         terminal.show_adapted(table, out)
+
+
+@app.command(help=_CHECK)
+def check(
+    model: Annotated[str, typer.Argument(help="A model file (.py), or a name from `bayesmeta models`.")],
+    inference: Annotated[
+        str, typer.Option("--inference", "-i", help="A preset's name, or the path of a TOML file.")
+    ] = "auto",
+    replications: Annotated[int, typer.Option("--replications", "-n", help="Data sets to draw and fit.")] = 1000,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to keep the ranks in (.npz).")] = None,
+    cores: Annotated[int | None, typer.Option(help="Processes at once; all cores by default.")] = None,
+    seed: _Seed = 0,
+    quiet: _Quiet = False,
+) -> None:
+    """Calibrate a back-end on a model file."""
+    config = presets.read_preset(inference)
+    import bayesmeta as bm
+
+    file = shelf.load_model(model)
+    found = bm.sbc(
+        file.hierarchy,
+        file.tasks(),
+        config,
+        replications,
+        cores=cores,
+        path=out,
+        seed=seed,
+        progress=not quiet,
+    )
+    if not quiet:
+        terminal.show_calibration(found, out)
+    if found.interrupted:
+        raise typer.Exit(130)  # the warning of bm.sbc was shown
+    if found.verdict.level == "failed":
+        raise typer.Exit(1)
 
 
 @_models.callback()

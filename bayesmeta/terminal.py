@@ -17,10 +17,11 @@ from bayesmeta import shelf
 from bayesmeta.errors import BayesmetaWarning
 
 if TYPE_CHECKING:
+    from bayesmeta.diagnose.sbc import Calibration
     from bayesmeta.posterior import Posterior
     from bayesmeta.runs import AdaptedTable
 
-__all__ = ["complain", "plain_warnings", "show_adapted", "show_fit", "show_shelf"]
+__all__ = ["complain", "plain_warnings", "show_adapted", "show_calibration", "show_fit", "show_shelf"]
 
 SHOWN = ("mean", "sd", "q05", "q95", "ess_bulk", "r_hat")
 MAX_ROWS = 40  # of a table on the terminal; files have all
@@ -93,6 +94,25 @@ def show_adapted(result: AdaptedTable, out: Path) -> None:
     doubt = f"{suspect} with k-hat above {SUSPECT}: unlike the population; fit again with them included"
     rest = _rest(len(adapted.names), "tasks")
     _print(table, rest, doubt if suspect else "", f"Written: {out}")
+
+
+def show_calibration(found: Calibration, out: Path | None) -> None:
+    """A row for each quantity, and the verdict."""
+    frame = found.table()
+    table = Table("")
+    for column in frame.columns:
+        table.add_column(escape(str(column)))
+    for label, *values in frame.head(MAX_ROWS).itertuples():
+        table.add_row(escape(str(label)), *(_number(value) for value in values))
+    seconds = found.stats["seconds"]
+    _print(
+        table,
+        _rest(len(frame), "quantities"),
+        f"verdict: {found.verdict!r}",
+        *found.notes(),
+        f"{len(found):,} replications, {seconds.mean():.2f} s each",
+        "" if out is None else f"Written: {out}",
+    )
 
 
 def _print(table: Table, *lines: str) -> None:

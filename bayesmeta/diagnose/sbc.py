@@ -177,10 +177,15 @@ class Calibration:
         reason = f"{self.quantities[k]}: draws are {self._word(k)} (p = {_shown(p)})"
         return Finding("ranks", p, level, reason, MORE if level == "doubtful" else REMEDY)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether fewer replications were made than asked for."""
+        return len(self) + len(self.unfitted) < self.asked
+
     def notes(self) -> list[str]:
         """What to keep in mind, a sentence each."""
         said = []
-        if len(self) < self.asked - len(self.unfitted):
+        if self.interrupted:
             said.append(f"interrupted: {len(self):,} of {self.asked:,} replications were made")
         few = int((self.stats.get("effective", np.full(1, np.inf)) < self.draws).sum())
         if few:
@@ -199,13 +204,13 @@ class Calibration:
     def _shape(self) -> tuple[Array, Array]:
         u = (self.ranks + 0.5) / (self.draws + 1)
         uniform = (1 - (self.draws + 1.0) ** -2) / 12
-        return u.mean(0), np.sqrt(((u - 0.5) ** 2).mean(0) / uniform)
+        return u.mean(0), u.std(0) / np.sqrt(uniform)
 
     def _word(self, k: int) -> str:
         """What is most wrong with the draws of a quantity: where they are, or how far they spread."""
         u = (self.ranks[:, k] + 0.5) / (self.draws + 1) - 0.5
         shift = u.mean() * np.sqrt(12 * len(u))
-        stretch = ((u**2).mean() - 1 / 12) * np.sqrt(180 * len(u))
+        stretch = (u.var() - 1 / 12) * np.sqrt(180 * len(u))
         if max(abs(shift), abs(stretch)) < 2:
             return "of another shape"
         if abs(shift) > abs(stretch):
