@@ -108,7 +108,8 @@ def can_be_none(model: Callable[..., Any], names: list[str]) -> bool:
 
 
 def _parameters(model: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    inner = getattr(model, "fn", None)
+    """Those of the function that a handler is around, or that a module runs."""
+    inner = model.forward if isinstance(model, torch.nn.Module) else getattr(model, "fn", None)
     return inspect.signature(inner if callable(inner) else model).parameters
 
 

@@ -242,6 +242,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _checked(reading: Reading, tasks: Tasks) -> tuple[Outside, OneTask]:
     """The two functions, if the tasks one at a time add up to the model on them together."""
+    if not reading.per_row and not _as_many_as_rows(reading, tasks):
+        reading = replace(reading, per_row=True)
     outside, alone = Outside(reading, tasks[0]), OneTask(reading)
     for _ in range(POINTS):
         together, _ = _run(reading, tasks)
@@ -249,8 +251,22 @@ def _checked(reading: Reading, tasks: Tasks) -> tuple[Outside, OneTask]:
         _check_phi(reading, together, _meet(reading, outside, {}, tasks[:1]))
         _check_phi(reading, together, _meet(reading, outside, phi, tasks[:1]), compare=True)
         each = [_meet_alone(reading, alone, phi, together, tasks, k) for k in range(len(tasks))]
+        _check_shapes(reading, each, tasks)
         _check_tasks(reading, together, each)
     return outside, alone
+
+
+def _as_many_as_rows(reading: Reading, tasks: Tasks) -> bool:
+    """Whether a task with three rows has three observations; not so where they follow the members of the plate."""
+    again = torch.zeros(3, dtype=torch.long)
+    task = tasks[0]
+    phi = {name: meeting.value for name, meeting in _run(reading, tasks)[0].items() if name in reading.phi}
+    alone = OneTask(reading)
+    try:
+        met = _meet(reading, lambda: alone(phi, task.x[again], task.y[again], **task.context), {}, tasks[:1])
+    except HierarchyError:
+        return True
+    return all(tuple(met[name].fn.shape())[:1] == (3,) for name in reading.data if name in met)
 
 
 def _meet_alone(
@@ -293,6 +309,19 @@ def _check_phi(reading: Reading, together: Met, outside: Met, *, compare: bool =
                 f"{float(here.log_prob()):.6g} for some tasks and {float(there.log_prob()):.6g} for one of them at the "
                 "same φ: it depends on θ, or on the data or the number of tasks, and φ must not"
             )
+
+
+def _check_shapes(reading: Reading, each: list[Met], tasks: Tasks) -> None:
+    """Each task alone has as many observations as its data."""
+    for met, task in zip(each, tasks, strict=True):
+        for site in (met[name] for name in reading.data if name in met):
+            got, wanted = tuple(site.fn.shape()), tuple(site.value.shape)
+            if got != wanted:
+                raise HierarchyError(
+                    f"observed site {site.name!r} has shape {got} for task {task.name!r} alone, whose observations "
+                    f"have shape {wanted}: what has one entry per task or observation must be an argument of the "
+                    "model, not come from outside"
+                )
 
 
 def _check_tasks(reading: Reading, together: Met, each: list[Met]) -> None:

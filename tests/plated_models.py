@@ -22,14 +22,25 @@ from torch import Tensor
 
 import bayesmeta as bm
 
-__all__ = ["PAIRS", "Pair", "balanced", "houses", "matrix", "population", "radon", "schools", "schools_tasks"]
+__all__ = [
+    "PAIRS",
+    "Pair",
+    "balanced",
+    "houses",
+    "matrix",
+    "population",
+    "radon",
+    "radon_by_hand",
+    "schools",
+    "schools_tasks",
+]
 
 Optional = Tensor | None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A plated model, the hierarchy by hand, and their tasks; `rename` gives the site of θ by hand its name there."""
+    """A plated model, its plate over tasks, the hierarchy by hand, the tasks, and what is said of the arguments."""
 
     model: Callable[..., Any]
     plate: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +15,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -25,9 +27,10 @@ from bayesmeta.errors import BayesmetaError, BayesmetaWarning, HierarchyError, U
 from bayesmeta.evidence import Exact, Gram, Joint, choose
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.plates import Axis, without_axes
+from bayesmeta.predict import Predictive
 from bayesmeta.program import Program, Row
 from bayesmeta.sites import quiet_pyro
-from tests.plated_models import PAIRS, houses, matrix, radon, schools, schools_tasks
+from tests.plated_models import PAIRS, houses, matrix, population, radon, radon_by_hand, schools, schools_tasks
 
 NAMES = list(PAIRS)
 FEW = bm.Laplace(draws=100)
@@ -96,6 +99,24 @@ def test_every_density_of_every_task_is_that_by_hand(name: str) -> None:
                     for program, phi in ((ours, one), (theirs, two))
                 )
                 torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_at_the_same_draws_are_those_by_hand(name: str) -> None:
+    """At five inputs for each of two tasks, whatever number of observations the model has in the fit."""
+    pair, (ours, theirs) = PAIRS[name](), programs(name)
+    some = pair.tasks[:2]
+    xs = [task.x[torch.zeros(5, dtype=torch.long)] for task in some]
+    query = bm.Tasks.from_lists(xs, [np.ones(5)] * 2, names=some.names, context=some.context or None)
+    us = points(ours, theirs, 4)
+    theta = torch.linspace(-0.5, 0.5, 8 * ours.structure.theta.size, dtype=torch.float64).reshape(4, 2, -1)
+    found, expected = (
+        Predictive(program, query, torch.stack(u).unsqueeze(1).expand(-1, 2, -1), theta, "exact")
+        for program, u in zip((ours, theirs), zip(*us, strict=True), strict=True)
+    )
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.sample(50, seed=1), expected.sample(50, seed=1))
+    torch.testing.assert_close(found.log_prob(query), expected.log_prob(query))
 
 
 @cache
@@ -215,6 +236,85 @@ def test_the_joint_model_of_a_plated_hierarchy() -> None:
     values = {name: ours.nodes[name]["value"] for name in ("mu", "tau", "beta", "sigma", "alpha")}
     assert values["alpha"].shape == (len(pair.tasks),)
     torch.testing.assert_close(ours.log_prob_sum(), traced(pair.by_hand.joint(pair.tasks), **values).log_prob_sum())
+
+
+def test_the_real_radon_data() -> None:
+    """85 counties, 1 to 116 houses: log Z of both at the same φ, to rounding."""
+    tasks = bm.Tasks.from_frame(bm.data.load("radon"), task="county", x=["floor"], y="log_radon", context="log_uranium")
+
+    def task(phi: Any, x: Tensor, y: Tensor | None = None, *, log_uranium: Tensor) -> Tensor:
+        return radon_by_hand(phi, x, y, uranium=log_uranium)
+
+    hierarchies = Hierarchy.from_plated(radon, "county"), Hierarchy(population, task)
+    ours, theirs = (choose(hierarchy.program(tasks), tasks) for hierarchy in hierarchies)
+    assert isinstance(ours, Gram)
+    for u, other in points(ours.program, theirs.program):
+        torch.testing.assert_close(total(ours, u), total(theirs, other), rtol=1e-12, atol=0.0)
+
+
+class Net(PyroModule):
+    """A linear map with a prior on its weights, shared by all counties, and a level for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        linear: Any = PyroModule[torch.nn.Linear]
+        self.line = linear(2, 1)
+        self.line.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2))
+        self.line.bias = PyroSample(dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+
+    def forward(self, county: Tensor, X: Tensor, y: Tensor | None = None) -> None:
+        """The model."""
+        mean = self.line(X).squeeze(-1)
+        with pyro.plate("county", len(county.unique())):
+            alpha = pyro.sample("alpha", dist.Normal(0.0, 0.5))
+        with pyro.plate("houses", len(X)):
+            pyro.sample("y", dist.Normal(mean + alpha[county], 1.0), obs=y)
+
+
+def test_a_pyro_module() -> None:
+    with torch.random.fork_rng(devices=[]):
+        net = Net()
+    program = Hierarchy.from_plated(net, "county").program(houses())
+    assert program.structure.phi.names == ("line.weight", "line.bias")
+    assert program.structure.theta.names == ("alpha",)
+    assert isinstance(choose(program, houses()), Gram)
+
+
+def test_effects_crossed_with_the_tasks_are_phi() -> None:
+    def model(county: Tensor, floor: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("floors", 2):
+            b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        with pyro.plate("county", len(county.unique())):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        with pyro.plate("houses", len(county)):
+            pyro.sample("y", dist.Normal(a[county] + b[floor], 1.0), obs=y)
+
+    hierarchy = Hierarchy.from_plated(model, "county", arguments={"floor": ("floor", torch.long)})
+    structure = hierarchy.program(houses()).structure
+    assert [(site.name, site.shape, site.plates) for site in structure.phi] == [("b", (2,), ("floors",))]
+
+
+def test_observations_of_several_numbers() -> None:
+    def model(unit: Tensor, x: Tensor, y: Tensor | None = None) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("unit", len(unit.unique())):
+            a = pyro.sample("a", dist.Normal(mu, 1.0).expand([2]).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(a[unit] + x.unsqueeze(-1), 1.0).to_event(1), obs=y)
+
+    tasks = bm.Tasks.from_lists([np.zeros(3), np.ones(2)], [np.zeros((3, 2)), np.ones((2, 2))])
+    structure = Hierarchy.from_plated(model, "unit").program(tasks).structure
+    assert [site.shape for site in structure.theta] == [(2,)]
+    assert structure.maskable
+
+
+def test_a_hierarchy_travels_to_other_processes() -> None:
+    pair = PAIRS["radon"]()
+    hierarchy = pair.plated
+    hierarchy.program(pair.tasks)
+    copy = pickle.loads(pickle.dumps(hierarchy))
+    copy.program(pair.tasks)
+    assert repr(copy) == repr(hierarchy)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -411,6 +511,22 @@ def test_data_from_outside_the_arguments() -> None:
         pyro.sample("y", dist.Normal(alpha[data.task_index], 1.0).to_event(1), obs=data.y)
 
     fails(nothing, "the observations are no argument of the model")
+
+
+def test_standard_errors_from_outside_the_arguments() -> None:
+    """Eight of them, whether there are eight schools or one."""
+    eight = schools_tasks()
+
+    def model(J: int, y: Tensor | None = None) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        with pyro.plate("J", J):
+            theta = pyro.sample("theta", dist.Normal(mu, 1.0))
+        pyro.sample("obs", dist.Normal(theta, eight.context["sigma"]).to_event(1), obs=y)
+
+    with pytest.raises(
+        HierarchyError, match=r"'obs' has shape \(8,\) for task 'A' alone, .* shape \(1,\): what has one"
+    ):
+        Hierarchy.from_plated(model, "J").program(eight)
 
 
 def test_a_column_used_as_an_index() -> None:
