@@ -13,7 +13,7 @@ from bayesmeta.program import Program, stacked
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.threads import one_thread
 
-__all__ = ["chunk_size", "flatten_draws", "over_draws"]
+__all__ = ["chunk_size", "flatten_draws", "mapped", "over_draws"]
 
 CHUNK_NUMBERS = 2_000_000
 
@@ -38,13 +38,14 @@ def over_draws(
     with one_thread(), quiet_pyro(), torch.no_grad():
         for start in range(0, count, chunk):
             part = [leaf[start : start + chunk] for leaf in leaves]
-            parts.append(_mapped(program, fn, pytree.tree_unflatten(part, spec), randomness))
+            parts.append(mapped(program, fn, pytree.tree_unflatten(part, spec), randomness))
     columns = zip(*(pytree.tree_flatten(part)[0] for part in parts), strict=True)
     joined = [torch.cat(list(column)) for column in columns]
     return pytree.tree_unflatten(joined, pytree.tree_flatten(parts[0])[1])
 
 
-def _mapped(program: Program, fn: Callable[..., Any], args: tuple[Any, ...], randomness: str) -> Any:
+def mapped(program: Program, fn: Callable[..., Any], args: tuple[Any, ...], randomness: str = "error") -> Any:
+    """`fn` over the leading axis of `args` at once, or one after the other where the functions cannot be batched."""
     if program.structure.vectorised:
         return torch.func.vmap(fn, randomness=randomness)(*args)
     leaves, spec = pytree.tree_flatten(args)

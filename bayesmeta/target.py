@@ -15,9 +15,10 @@ from torch.utils import _pytree as pytree
 
 from bayesmeta.density import Density
 from bayesmeta.evidence import Collapsed, Joint
-from bayesmeta.mapping import chunk_size, over_draws
+from bayesmeta.mapping import chunk_size, mapped, over_draws
 from bayesmeta.program import Program
 from bayesmeta.sites import quiet_pyro
+from bayesmeta.threads import one_thread
 
 __all__ = ["Target"]
 
@@ -95,14 +96,15 @@ class Target:
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log density (S,) and its gradient (S, dim) at many points u (S, dim), in chunks of bounded memory."""
-        gradient = torch.func.grad_and_value(lambda u: self.fn(u, *self.leaves))
-
-        def both(u: Tensor) -> tuple[Tensor, Tensor]:
-            grad, value = gradient(u)
-            return value, grad
-
-        values, grads = over_draws(self.program, both, (u,), chunk_size(GRADIENT_NUMBERS * self._cells))
-        return values, grads
+        values, grads = [], []
+        with one_thread(), quiet_pyro(), torch.enable_grad():
+            for part in u.split(chunk_size(GRADIENT_NUMBERS * self._cells)):
+                leaf = part.detach().requires_grad_(True)
+                value = mapped(self.program, lambda u: self.fn(u, *self.leaves), (leaf,))
+                (grad,) = torch.autograd.grad(value.sum(), leaf)
+                values.append(value.detach())
+                grads.append(grad)
+        return torch.cat(values), torch.cat(grads)
 
     @property
     def _cells(self) -> int:
