@@ -417,7 +417,7 @@ def skewed() -> Scenario:
 
     def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
         theta = pyro.sample("theta", dist.LogNormal(*phi))
-        return pyro.sample("y", dist.Exponential(theta + 0 * x).to_event(1), obs=y)
+        return pyro.sample("y", dist.Exponential(theta).expand([len(x)]).to_event(1), obs=y)
 
     def weighted(phi: PhiValues, task: bm.Task) -> tuple[Array, list[Array]]:
         """log Z, and the first two moments of θ, by the trapezoidal rule over standardised log θ."""

@@ -34,7 +34,7 @@ LADDER = {1: (7, 11, 17, 25), 2: (5, 7, 11, 17), 3: (5, 7, 11)}
 """Nodes per dimension to try, by dim θ, coarse to fine."""
 
 # The nodes move with the mode found, and the error with them: far less than the error itself, this near.
-TOLERANCE = 0.02
+TOLERANCE = 2e-3
 
 
 class Quadrature:
