@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import special, stats
 
 import bayesmeta as bm
 from bayesmeta import shelf
+from bayesmeta.evidence import Quadrature, choose
+from bayesmeta.infer.auto import Auto
 from bayesmeta.presets import with_options
 from tests.importance import Weighted, importance
 from tests.references import reference_draws
@@ -19,7 +22,6 @@ from tests.standard import chains_of, compare, joint_z, limit, over_confident, s
 from tests.truth import Array
 
 LEAST_ESS = 400
-SHORT = bm.NUTS(draws=600, tune=400, chains=2, compile=False)
 LONG = bm.NUTS(draws=2500, tune=1000, target_accept=0.9)
 
 
@@ -91,15 +93,11 @@ def exact(name: str) -> Weighted:
 
 
 def moments(name: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Means and sds of φ; the positive one, which is the last, in its logarithm."""
-    pairs = {site: exact(name).moments(lambda u, k=k: u[:, k]) for k, site in enumerate(SITES[name])}  # type: ignore[misc]
+    """Means and sds of φ; the last is positive, and a logarithm in u."""
+    *sites, last = SITES[name]
+    pairs = {site: exact(name).moments(lambda u, k=k: u[:, k]) for k, site in enumerate(sites)}  # type: ignore[misc]
+    pairs[last] = exact(name).moments(lambda u: np.exp(u[:, -1]))
     return {site: mean for site, (mean, _) in pairs.items()}, {site: sd for site, (_, sd) in pairs.items()}
-
-
-def unconstrained(name: str, posterior: bm.Posterior) -> dict[str, Array]:
-    draws = chains_of(posterior)
-    last = SITES[name][-1]
-    return {site: np.log(draws[site]) if site == last else draws[site] for site in SITES[name]}
 
 
 # What brute force says of itself: draws enough that its own error is below a hundredth of an sd.
@@ -108,12 +106,46 @@ def test_brute_force_has_draws_enough(name: str) -> None:
     assert exact(name).effective > 5_000
 
 
+@pytest.mark.parametrize("name", ["kidney", "seeds"])
+def test_quadrature_is_brute_force(name: str) -> None:
+    found = model(name)
+    tasks = found.tasks()
+    evidence = choose(found.hierarchy.program(tasks), tasks, "quadrature")
+    assert isinstance(evidence, Quadrature)
+    for u in exact(name).u[:5]:
+        ours = evidence.per_task(evidence.program.phi(torch.from_numpy(u)), evidence.data)
+        truth = [float(EVIDENCE[name](u[None], task)[0]) for task in tasks]
+        np.testing.assert_allclose(ours.numpy(), truth, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["kidney", "seeds"])
+def test_weighted_draws_are_those_of_brute_force(name: str) -> None:
+    """Within four standard errors of a mean, at the effective size that the fit itself claims and that of the truth."""
+    posterior = fitted(name, Auto(evidence="quadrature"))
+    size = posterior.info.effective_size
+    assert posterior.verdict.level == "fine"
+    assert size is not None
+    assert size > 1_000
+    draws, (mean, sd) = chains_of(posterior), moments(name)
+
+    bound = 4 * np.sqrt(1 / size + 1 / exact(name).effective)
+    assert off(draws, mean, sd) < bound
+    assert off(shifted(draws, 0.2), mean, sd) > bound
+    for site, chains in draws.items():
+        assert chains.std() == pytest.approx(sd[site], rel=0.1)
+
+
+def off(draws: dict[str, Array], mean: dict[str, float], sd: dict[str, float]) -> float:
+    """The largest error of a mean in exact sds."""
+    return max(abs(float(chains.mean()) - mean[site]) / sd[site] for site, chains in draws.items())
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["kidney", "seeds"])
-@pytest.mark.parametrize("evidence", ["auto", "joint"])
+@pytest.mark.parametrize("evidence", ["quadrature", "joint"])
 def test_the_posterior_is_that_of_brute_force(name: str, evidence: str) -> None:
     posterior = fitted(name, with_options(LONG, {"evidence": evidence}))
-    draws, (mean, sd) = unconstrained(name, posterior), moments(name)
+    draws, (mean, sd) = chains_of(posterior), moments(name)
 
     assert compare(draws, mean, sd).failures(2_000, mean=0.06, spread=0.06) == []
     assert compare(shifted(draws, 0.15), mean, sd).failures(2_000, mean=0.06, spread=0.06) != []
@@ -160,6 +192,7 @@ def near(posterior: bm.Posterior, estimates: dict[str, tuple[float, float]], row
         assert abs(error - 2 * tolerance) > tolerance
 
 
+@pytest.mark.long
 def test_orthodont_is_near_nlmes_estimates() -> None:
     """Restricted maximum likelihood: Pinheiro and Bates (2000), the growth model with sex and age centred at 11.
 
@@ -168,7 +201,7 @@ def test_orthodont_is_near_nlmes_estimates() -> None:
     sds and the correlation of 27 children have skewed posteriors, and a prior that pulls the correlation
     towards zero: one sd.
     """
-    posterior = fitted("orthodont", SHORT)
+    posterior = fitted("orthodont", LONG)
 
     assert posterior.info.gram
     near(

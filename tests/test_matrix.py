@@ -16,14 +16,14 @@ from bayesmeta import shelf
 from bayesmeta.presets import BACK_ENDS, back_end_of, read_preset, with_options
 
 MODELS, PRESETS = shelf.names("model"), shelf.names("preset")
-DRAWS = 40
+DRAWS = 20
 TINY: dict[str, dict[str, Any]] = {
-    "nuts": {"draws": DRAWS // 2, "tune": 10, "chains": 2, "compile": False, "max_treedepth": 3},
-    "auto": {"draws": DRAWS, "starts": 1, "tune": 10, "chains": 2, "compile": False},
+    "nuts": {"draws": DRAWS // 2, "tune": 5, "chains": 2, "compile": False, "max_treedepth": 2},
+    "auto": {"draws": DRAWS, "starts": 1, "tune": 5, "chains": 2, "compile": False},
     "laplace": {"draws": DRAWS, "starts": 1},
-    "pathfinder": {"draws": DRAWS, "paths": 2, "steps": 50, "elbo_draws": 5},
+    "pathfinder": {"draws": DRAWS, "paths": 2, "steps": 50, "elbo_draws": 3},
     "svi": {"draws": DRAWS, "steps": 30, "patience": 10, "particles": 2},
-    "hmc": {"draws": DRAWS // 4, "tune": 10, "chains": 4, "compile": False, "max_steps": 8},
+    "hmc": {"draws": DRAWS // 4, "tune": 5, "chains": 4, "compile": False, "max_steps": 4},
 }
 POINTS = ("svi-map",)
 """Presets whose φ is a point, the same in every draw."""
@@ -57,10 +57,11 @@ def finite(values: dict[str, Tensor]) -> bool:
 def test_the_part_that_is_always_run_leaves_nothing_out() -> None:
     assert {model for model, _ in ALWAYS} == set(MODELS)
     assert {preset for _, preset in ALWAYS} == set(PRESETS)
-    assert {back_end_of(read_preset(preset)) for preset in PRESETS} == set(BACK_ENDS) <= set(TINY)
+    assert {back_end_of(read_preset(preset)) for preset in PRESETS} == set(BACK_ENDS) == set(TINY)
 
 
-@pytest.mark.filterwarnings("ignore:the draws are:bayesmeta.errors.BayesmetaWarning")  # so few of them
+@pytest.mark.filterwarnings("ignore:the draws are:bayesmeta.errors.BayesmetaWarning")  # there are so few
+@pytest.mark.filterwarnings("ignore:k-hat is above:bayesmeta.errors.BayesmetaWarning")
 @pytest.mark.parametrize(
     ("name", "preset"),
     [

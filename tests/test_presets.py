@@ -51,6 +51,12 @@ def test_the_preset_named_like_its_back_end_holds_the_defaults(name: str) -> Non
     assert config == type(config)()
 
 
+def test_the_preset_of_vectorised_chains_holds_the_defaults() -> None:
+    config = presets.read_preset("hmc-vectorised")
+
+    assert config == type(config)()
+
+
 @pytest.mark.parametrize("name", [name for name in shelf.names("preset") if name.startswith("svi-")])
 def test_presets_of_svi_differ_in_their_guide_alone(name: str) -> None:
     config = presets.read_preset(name)
