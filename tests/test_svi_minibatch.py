@@ -167,7 +167,7 @@ def same_tasks(model: Callable[..., Any], guide: Callable[..., Any], arguments: 
     """Whether model and guide both stand in a plate over these tasks when an ELBO runs them."""
     guide_trace = poutine.trace(guide).get_trace(*arguments)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*arguments)
-    seen = [trace.nodes["task"]["value"] for trace in (guide_trace, model_trace)]
+    seen: list[Any] = [trace.nodes["task"]["value"] for trace in (guide_trace, model_trace)]
     return all(torch.equal(value, index) for value in seen)
 
 

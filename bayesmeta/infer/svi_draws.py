@@ -23,6 +23,7 @@ MEMORY = 100_000_000  # numbers in the draws that come out: .8 GB
 WORK = 4_000_000_000  # cells of data x draws that importance weights may cost
 FEWEST = 100  # weights that k-hat is computed from
 CHUNK = 4_000_000
+HEAVY = 1  # one draw from the heavy-tailed neighbour for so many of the guide
 K_HAT_LIMIT = 0.7
 
 
@@ -54,39 +55,43 @@ def drawn(
     count = max(1, min(draws, MEMORY // target.dim))
     if count < draws:
         log.append(f"{count:,} draws in place of {draws:,}: θ of all tasks is {target.dim:,} numbers a draw")
-    w, log_q = draw_phi(phi, count)
+    continuous = isinstance(phi, AutoContinuous)
+    weighed = min(count, int(WORK // max(1, _cells(target)))) if continuous else 0
+    heavy = weighed // HEAVY if importance and weighed >= FEWEST else 0
+    w, log_q = draw_phi(phi, count, heavy)
     u, log_q = start.phi(w), log_q - start.log_det
     if local is not None:
         theta, log_local = _theta(target, local, w)
         u, log_q = torch.cat([u, theta], -1), log_q + log_local
-    if not isinstance(phi, AutoContinuous):
+    if not continuous:
         log.append("φ is a point, the same in all draws (empirical Bayes): importance weights do not apply")
         return Result(u, None, None, tuple(log))
-    weighed = min(count, int(WORK // max(1, _cells(target))))
     if weighed < min(FEWEST, count):
         log.append("no k-hat: log p(u, D) of a hundred draws over all tasks would take too long")
         return Result(u, None, None, tuple(log))
-    return _weighted(target, u, log_q, weighed, importance, seed, log)
+    if weighed < count:
+        log.append(f"{weighed:,} of the draws could be weighed in reasonable time")
+    pick = torch.cat([torch.arange(weighed), torch.arange(count, len(u))])
+    return _weighted(target, u[pick], log_q[pick], u[:count], importance, seed, log)
 
 
 def _weighted(
-    target: Target, u: Tensor, log_q: Tensor, weighed: int, importance: bool, seed: int, log: list[str]
+    target: Target, u: Tensor, log_q: Tensor, own: Tensor, importance: bool, seed: int, log: list[str]
 ) -> Result:
-    ratios = target.log_prob(u[:weighed]) - log_q[:weighed]
+    """Draws u from the proposal resampled by their weights, or the guide's own where these cannot be trusted."""
+    ratios = target.log_prob(u) - log_q
     ratios = torch.where(torch.isfinite(ratios), ratios, -math.inf)
     if not bool(torch.isfinite(ratios).any()):
-        return Result(u, math.inf, 0.0, (*log, "no draw of the guide has a finite density"))
+        return Result(own, math.inf, 0.0, (*log, "no draw of the guide has a finite density"))
     weights, k = psis(ratios)
-    k_hat, size = float(k), float(effective_size(weights))
-    trusted = k_hat < K_HAT_LIMIT
-    said = f"importance weights of {weighed:,} draws: k-hat {k_hat:.2f}, effective size {size:,.0f}"
-    if not importance or not trusted:
+    k_hat, size = float(k), min(float(effective_size(weights)), float(len(own)))
+    said = f"importance weights of {len(u):,} draws: k-hat {k_hat:.2f}, effective size {size:,.0f}"
+    if not importance or k_hat >= K_HAT_LIMIT:
         why = "k-hat is too high to correct them" if importance else "as asked for"
-        return Result(u, k_hat, size if importance else None, (*log, f"{said}; the draws are the guide's own, {why}"))
+        said = f"{said}; the draws are the guide's own, {why}"
+        return Result(own, k_hat, size if importance else None, (*log, said))
     picked = resample(weights, seed)
-    if weighed < len(u):
-        log.append(f"{weighed:,} of {len(u):,} draws could be weighed in reasonable time; those were resampled")
-        picked = picked.repeat(math.ceil(len(u) / weighed))[: len(u)]
+    picked = picked.repeat(math.ceil(len(own) / len(picked)))[: len(own)]
     return Result(u[picked], k_hat, size, (*log, f"{said}; the draws were resampled by them"))
 
 

@@ -10,6 +10,7 @@ autoguide of a model with a plate would draw indices of its own and replace thos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ __all__ = ["DIAGONAL", "GUIDES", "Local", "LocalNormal", "PhiGuide", "Structured
 
 GUIDES = ("meanfield", "fullrank", "lowrank", "flow", "map")
 DIAGONAL = ("meanfield", "lowrank")  # guides that are the same family in scaled coordinates, but not in rotated ones
+DF = 3.0  # of the Student-t that weights are kept bounded by
+MOMENTS = 1_000  # draws that its moments are taken from at least
 BINS = 12
 BOUND = 8.0  # of splines, in standard deviations: the flow is a normal's tail beyond it
 
@@ -182,12 +185,36 @@ def model_of(q: int, p: int, count: int, coordinates: Callable[[Tensor], Tensor]
     return model
 
 
-def draw_phi(guide: Any, count: int) -> tuple[Tensor, Tensor]:
-    """Draws of w (S, q) and log q(w) (S,); a point has density one."""
+def draw_phi(guide: Any, count: int, heavy: int = 0) -> tuple[Tensor, Tensor]:
+    """Draws of w and the log density of what they were drawn from; a point has density one.
+
+    Args:
+        guide: The autoguide.
+        count: Draws from it, which come first.
+        heavy: Further draws from a Student-t of its mean and covariance. The density is then that of the mixture:
+            weights stay bounded where the tails of the guide are lighter than those of the posterior (Hesterberg
+            1995, "Weighted average importance sampling and defensive mixture distributions").
+
+    Returns:
+        w (S, q) and log q(w) (S,), S = count + heavy.
+    """
     with torch.no_grad():
         if not isinstance(guide, AutoContinuous):
             w = guide()["phi"].detach().expand(count, -1)
             return w, torch.zeros(count, dtype=w.dtype)
         posterior = guide.get_posterior()
         w = posterior.sample((count,))
-        return w, posterior.log_prob(w)
+        if not heavy:
+            return w, posterior.log_prob(w)
+        tail = _student_t(w if count >= MOMENTS else posterior.sample((MOMENTS,)))
+        w = torch.cat([w, tail.sample(torch.Size([heavy]))])
+        shares = torch.tensor([count, heavy], dtype=w.dtype).log() - math.log(count + heavy)
+        return w, torch.logaddexp(shares[0] + posterior.log_prob(w), shares[1] + tail.log_prob(w))
+
+
+def _student_t(w: Tensor) -> Any:
+    """A Student-t with the mean and the covariance of draws as location and scale."""
+    covariance = torch.cov(w.mT).reshape(w.shape[1], w.shape[1])
+    ridge = 1e-9 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=w.dtype)
+    factor = torch.linalg.cholesky(covariance + ridge)
+    return dist.MultivariateStudentT(torch.tensor(DF, dtype=w.dtype), w.mean(0), factor)
