@@ -95,7 +95,7 @@ def test_the_graph_moves_to_another_device_with_all_that_it_makes() -> None:
     """The meta device stands for any: an operation that meets a tensor of the CPU there fails."""
     meta = torch.device("meta")
     graph, inputs = _recorded(log_density, 2, 4, DATA)
-    with pytest.raises(Exception, match="(?i)device"):
+    with pytest.raises(Exception, match=r"(?i)device"):
         graph(points(4).to(meta), *[tensor.reshape(tensor.shape) for tensor in inputs])
     moved = _moved(graph, inputs, meta)
     values, grads = graph(points(4).to(meta), *moved)

@@ -113,7 +113,8 @@ class Scales:
 
     def __init__(self, point: Point) -> None:
         self._count, self._next = 0, FIRST_WINDOW
-        self._first = point.grad.square().mean(0).clamp(min=1e-300).pow(-0.25)  # as if u had variance one
+        steepness = point.grad.square().mean(0).clamp(WIDEST**-4, WIDEST**4)
+        self._first = steepness.pow(-0.25)  # as if u had variance one
         self._older, self._newer = _Moments(point), _Moments(point)
 
     @property
@@ -200,7 +201,7 @@ class TrajectoryLength:
 
     def update(self, before: Point, move: Move, scales: Scales, length: float, most: float) -> None:
         """Learn from trajectories of this length; `most` is the longest that there may be on average."""
-        start, end, speed = (_scaled(before.u, scales), _scaled(move.end.u, scales), move.momentum)
+        start, end, speed = _scaled(before.u, scales), _scaled(move.end.u, scales), move.momentum
         if self.principal:
             along = self._along(_scaled(move.point.u, scales))
             start, end, speed = (values @ along.unsqueeze(-1) for values in (start, end, speed))
@@ -212,7 +213,7 @@ class TrajectoryLength:
         self._climb(float(slope.sum() / move.accept.sum().clamp(min=1e-10)), most)
 
     def _climb(self, slope: float, most: float) -> None:
-        if not math.isfinite(slope) or slope == 0:
+        if not math.isfinite(slope) or abs(slope) < 1e-100:
             return
         self._count += 1
         self._steps += 1
