@@ -33,21 +33,36 @@ class Constant(Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run `func` outside of all transforms where its tensors are constants; else as if they were none."""
-        leaves, spec = pytree.tree_flatten((args, kwargs or {}))
-        alone = all(isinstance(leaf, Constant) for leaf in leaves if isinstance(leaf, Tensor))
-        plain = [leaf.plain if isinstance(leaf, Constant) else leaf for leaf in leaves]
-        args, options = pytree.tree_unflatten(plain, spec)
-        if not alone:
-            return func(*args, **options)
+        others: list[Tensor] = []
+        plain = tuple(_unwrapped(arg, others) for arg in args)
+        options = {name: _unwrapped(option, others) for name, option in (kwargs or {}).items()}
+        if others:
+            return func(*plain, **options)
         with _outside():
-            result = func(*args, **options)
-            return pytree.tree_map_only(Tensor, _wrapped, result)
+            return _rewrapped(func(*plain, **options))
 
 
 def constant(make: Callable[[], Tensor]) -> Constant:
     """What `make` makes, as a constant."""
     with _outside():
         return _wrapped(make())
+
+
+def _unwrapped(value: Any, others: list[Tensor]) -> Any:
+    """Plain tensors in place of constants, at any depth of lists; tensors that are none go into `others`."""
+    if isinstance(value, Constant):
+        return value.plain
+    if isinstance(value, (tuple, list)):
+        return type(value)(_unwrapped(item, others) for item in value)
+    if isinstance(value, Tensor):
+        others.append(value)
+    return value
+
+
+def _rewrapped(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _wrapped(value)
+    return pytree.tree_map_only(Tensor, _wrapped, value) if isinstance(value, (tuple, list)) else value
 
 
 def _wrapped(plain: Tensor) -> Constant:
