@@ -23,7 +23,7 @@ from bayesmeta.errors import BayesmetaError, HierarchyError
 from bayesmeta.plated import Plated
 from bayesmeta.plates import feasible, is_factor
 from bayesmeta.program import Program, Structure
-from bayesmeta.sites import Meeting, Site, Sites, Values, quiet_pyro
+from bayesmeta.sites import Meeting, Site, Sites, Values, coordinates_shape, quiet_pyro
 from bayesmeta.tasks import Task, Tasks
 from bayesmeta.vectorising import maskable, vectorisable
 
@@ -207,7 +207,7 @@ def _site(meeting: Meeting) -> Site:
         type(base).__name__,
         tuple(shape),
         meeting.fn.support,
-        tuple(transform.inverse_shape(shape)),
+        tuple(coordinates_shape(transform, shape)),
         tuple(plates.get(axis) for axis in range(len(shape))),
     )
 

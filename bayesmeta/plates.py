@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from bayesmeta.errors import HierarchyError
+from bayesmeta.sites import coordinates_shape
 
 __all__ = ["Alone", "Hyper", "Resized", "Sizes", "feasible", "hidden", "is_factor", "task_axes", "without_axes"]
 
@@ -38,7 +39,7 @@ def feasible(name: str, fn: Any) -> Tensor:
             f"site {name!r} has support {support}, which has no map to the real line; "
             "use a distribution with another support"
         ) from error
-    shape = transform.inverse_shape(torch.Size(fn.shape()))
+    shape = coordinates_shape(transform, fn.shape())
     value: Tensor = transform(torch.empty(shape).uniform_(-1.0, 1.0))
     return value
 
@@ -132,7 +133,7 @@ class Hyper(Resized):
         msg["stop"] = True
         if not msg["is_observed"]:
             transform = biject_to(msg["fn"].support)
-            msg["value"] = transform(torch.zeros(transform.inverse_shape(torch.Size(msg["fn"].shape()))))
+            msg["value"] = transform(torch.zeros(coordinates_shape(transform, msg["fn"].shape())))
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:

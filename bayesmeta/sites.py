@@ -20,6 +20,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.transforms import IndependentTransform
 
 from bayesmeta.centring import CENTRED, Centring, Placed, base_of, place, place_log_prob
 from bayesmeta.drawing import draw
@@ -30,6 +31,7 @@ __all__ = [
     "Site",
     "Sites",
     "Values",
+    "coordinates_shape",
     "element_labels",
     "elementwise_log_prob",
     "quiet_pyro",
@@ -107,6 +109,20 @@ def element_labels(name: str, shape: tuple[int, ...]) -> list[str]:
         return [name]
     index = torch.cartesian_prod(*[torch.arange(k) for k in shape]).reshape(-1, len(shape))
     return [f"{name}[{','.join(str(int(i)) for i in row)}]" for row in index]
+
+
+def coordinates_shape(transform: Any, shape: tuple[int, ...]) -> torch.Size:
+    """The shape of the coordinates of a value of that shape, under the transform of its support.
+
+    Where a transform works element by element it is the same, and torch need not be asked, whose answer loads its
+    symbolic shapes, slowly.
+    """
+    base = transform
+    while isinstance(base, IndependentTransform):
+        base = base.base_transform
+    if base.domain.event_dim == base.codomain.event_dim == 0:
+        return torch.Size(shape)
+    return torch.Size(transform.inverse_shape(torch.Size(shape)))
 
 
 def describe_support(support: Any) -> str:

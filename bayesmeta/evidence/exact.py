@@ -17,18 +17,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bayesmeta.errors import HierarchyError
 from bayesmeta.evidence.gaussian import Gaussian, log_integral
 from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Task, Tasks
 
-__all__ = ["Exact", "expansion", "is_quadratic", "is_quadratic_everywhere", "probe_rows", "row_of"]
+__all__ = ["Exact", "expansion", "is_quadratic", "is_quadratic_everywhere", "log_z_of", "probe_rows", "row_of"]
+
+Expand: TypeAlias = Callable[[Callable[[Tensor], Tensor], int], tuple[Tensor, Tensor, Tensor]]
 
 DISTANCES = (0.3, 3.0, 30.0, 300.0)
 TOLERANCE = 1e-9
@@ -59,7 +62,17 @@ class Exact:
         self.cells = sum(batch.mask.numel() for batch in batches)
 
     def on(self, tasks: Tasks) -> Exact:
-        """The same evidence of other tasks."""
+        """The same evidence of other tasks.
+
+        Raises:
+            HierarchyError: One of them is not linear-Gaussian, as those were that it was found on.
+        """
+        some = tasks[tasks.sizes.nonzero().squeeze(-1).tolist()]
+        if len(some) and not is_quadratic_everywhere(self.program, some):
+            raise HierarchyError(
+                "log p(y, θ | φ) of these tasks is not quadratic in θ, though it was for the tasks of the fit: fit "
+                "again with evidence='joint', or adapt with method='nuts'"
+            )
         return Exact(self.program, tasks)
 
     def total(self, phi: Phi, data: Any) -> Tensor:
@@ -107,21 +120,33 @@ def expansion(f: Callable[[Tensor], Tensor], p: int) -> tuple[Tensor, Tensor, Te
     return value, gradient, -0.5 * (hessian + hessian.mT)
 
 
-def _seen_expansion(f: Callable[[Tensor], Tensor], p: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`expansion`, forward over forward where that can be.
+def _plain_expansion(f: Callable[[Tensor], Tensor], p: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`expansion` by torch's plain derivatives, which do not map over tasks.
 
-    Reverse derivatives make torch load its compiler, which on a small posterior takes longer than all the rest.
+    Those that do make torch load its compiler, which takes longer than a small posterior needs altogether.
     """
+    with torch.enable_grad():
+        origin = torch.zeros(p, requires_grad=True)
+        value = f(origin)
+        gradient, hessian = torch.zeros(p), torch.zeros(p, p)
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, origin, create_graph=True, materialize_grads=True)
+        if gradient.requires_grad:
+            elements = gradient.unbind()
+            rows = [torch.autograd.grad(g, origin, retain_graph=True, materialize_grads=True)[0] for g in elements]
+            hessian = torch.stack(rows)
+    return value.detach(), gradient.detach(), -0.5 * (hessian + hessian.mT)
 
-    def both(v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        gradient, value = torch.func.jacfwd(lambda v: (f(v),) * 2, has_aux=True)(v)
-        return gradient, (gradient, value)
 
-    try:
-        hessian, (gradient, value) = torch.func.jacfwd(both, has_aux=True)(torch.zeros(p))
-    except (NotImplementedError, RuntimeError):  # an operation without a forward derivative
-        return expansion(f, p)
-    return value, gradient, -0.5 * (hessian + hessian.mT)
+def log_z_of(program: Program, phi: Phi, task: Task) -> Tensor:
+    """log Z(φ) of one task in nats, (), by the generic formula."""
+    standardised, row = program.with_centring(False), row_of(task)
+
+    def log_joint(v: Tensor) -> Tensor:
+        return standardised.log_joint(phi.returned, v, row)
+
+    value, b, precision = _plain_expansion(log_joint, program.structure.theta.size)
+    return log_integral(value, Gaussian.of(precision, b))
 
 
 def is_quadratic(program: Program, tasks: Tasks, seed: int = 0) -> bool:
@@ -133,7 +158,11 @@ def is_quadratic(program: Program, tasks: Tasks, seed: int = 0) -> bool:
     distances = _distances(tasks)
     with quiet_pyro():
         return all(
-            bool(_quadratic_at(program, program.phi(u).returned, row, *_steps(program, distances, generator)))
+            bool(
+                _quadratic_at(
+                    program, program.phi(u).returned, row, *_steps(program, distances, generator), _plain_expansion
+                )
+            )
             for row in probe_rows(tasks)
             for u in (_uniform(program, generator), _uniform(program, generator))
         )
@@ -167,7 +196,9 @@ def _steps(program: Program, distances: Sequence[float], generator: torch.Genera
     return start, steps.clamp(-farthest, farthest)
 
 
-def _quadratic_at(program: Program, phi: Any, row: Row, start: Tensor, steps: Tensor) -> Tensor:
+def _quadratic_at(
+    program: Program, phi: Any, row: Row, start: Tensor, steps: Tensor, expand: Expand = expansion
+) -> Tensor:
     """Whether prior and likelihood of a task are their own expansion about `start`, and their sum is concave; ()."""
 
     def terms(step: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,7 +207,7 @@ def _quadratic_at(program: Program, phi: Any, row: Row, start: Tensor, steps: Te
     there = [torch.stack(terms(step)) for step in steps.unbind()]
     seen, total = [], torch.zeros(())
     for part in range(2):
-        value, b, precision = _seen_expansion(lambda step, part=part: terms(step)[part], steps.shape[1])  # type: ignore[misc]
+        value, b, precision = expand(lambda step, part=part: terms(step)[part], steps.shape[1])  # type: ignore[misc]
         total = total + precision
         linear, square = steps @ b, (steps @ precision * steps).sum(-1) / 2
         size = 1 + value.abs() + linear.abs() + square.abs()

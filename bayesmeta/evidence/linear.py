@@ -6,7 +6,7 @@ gives its value at points near and far. The scale must be one number per task, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,17 @@ from bayesmeta.program import Phi, Program, Row, first_rows
 from bayesmeta.sites import Meeting
 from bayesmeta.tasks import Tasks
 
-__all__ = ["Linear", "base_of", "far_points", "find_linear", "mean_and_scale", "normal_of", "random_phi", "some_tasks"]
+__all__ = [
+    "Linear",
+    "base_of",
+    "far_points",
+    "find_linear",
+    "jacobian_at",
+    "mean_and_scale",
+    "normal_of",
+    "random_phi",
+    "some_tasks",
+]
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,26 @@ def mean_and_scale(program: Program, z: Tensor, row: Row) -> tuple[Tensor, Tenso
     phi = program.phi_at(_phi_values(program, z[:q]))
     normal = normal_of(program.meet(phi.returned, z[q:], row))
     return None if normal is None else (normal.loc, normal.scale.expand(normal.loc.shape))
+
+
+def jacobian_at(fn: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """Value (...) and Jacobian (..., m) of a function at z (m,), whatever the function maps over inside.
+
+    The pullback of weights is linear in the weights, and its derivative by them is the Jacobian, a column for each
+    element of z. These are torch's plain derivatives; those of `torch.func` load its compiler.
+    """
+    with torch.enable_grad():
+        at = z.detach().clone().requires_grad_(True)
+        value = fn(at)
+        if not value.requires_grad:
+            return value, value.new_zeros(*value.shape, len(z))
+        weights = torch.zeros_like(value, requires_grad=True)
+        (pulled,) = torch.autograd.grad((value * weights).sum(), at, create_graph=True)
+        columns = [
+            torch.autograd.grad(element, weights, retain_graph=True, materialize_grads=True)[0]
+            for element in pulled.unbind()
+        ]
+    return value.detach(), torch.stack(columns, -1)
 
 
 def _phi_values(program: Program, flat: Tensor) -> dict[str, Tensor]:
@@ -144,7 +174,7 @@ def _affine(program: Program, row: Row, points: Tensor) -> Tensor | None:
     base = mean_and_scale(program, origin, row)
     if base is None:
         return None
-    jacobian: Tensor = torch.func.jacrev(lambda z: mean_and_scale(program, z, row)[0])(origin)  # type: ignore[index]
+    _, jacobian = jacobian_at(lambda z: mean_and_scale(program, z, row)[0], origin)  # type: ignore[index]
     for here in points[1:].unbind():
         mean = mean_and_scale(program, here, row)
         if mean is None or not _constant_scale(program, here[:-p], here[-p:], row, mean[1]):
