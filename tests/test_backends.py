@@ -1,5 +1,7 @@
-"""Every back-end on every analytic scenario: those that claim to be exact against the standard of `tests.standard`,
-the approximate ones by whether their own k-hat tells the good results from the bad.
+"""Every back-end on every analytic scenario.
+
+Those that claim to be exact against the standard of `tests.standard`; of the approximate ones, their own k-hat
+must tell the good results from the bad.
 """
 
 from __future__ import annotations
