@@ -56,7 +56,9 @@ def covariance(dim: int, condition: float = 100.0) -> Tensor:
     """Random directions, variances from 1 to `condition`."""
     generator = torch.Generator().manual_seed(dim)
     directions, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
-    return directions * torch.logspace(0, math.log10(condition), dim, dtype=torch.float64) @ directions.T
+    variances = torch.logspace(0, math.log10(condition), dim, dtype=torch.float64)
+    matrix: Tensor = directions * variances @ directions.T
+    return matrix
 
 
 def gaussian(matrix: Tensor, centre: float = 3.0, sign: float = 1.0) -> Mapped:

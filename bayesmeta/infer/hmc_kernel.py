@@ -101,6 +101,6 @@ def metropolis(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
 
 def _random(point: Point, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Standard normal momenta (chains, dim) and uniform numbers (chains,)."""
-    options = {"dtype": point.u.dtype, "device": point.u.device}
-    momentum = torch.randn(point.u.shape, generator=generator, **options)  # type: ignore[arg-type]
-    return momentum, torch.rand(point.lp.shape, generator=generator, **options)  # type: ignore[arg-type]
+    dtype, device = point.u.dtype, point.u.device
+    momentum = torch.randn(point.u.shape, generator=generator, dtype=dtype, device=device)
+    return momentum, torch.rand(point.lp.shape, generator=generator, dtype=dtype, device=device)
