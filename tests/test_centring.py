@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,13 @@ from torch.distributions import biject_to
 
 import bayesmeta as bm
 from bayesmeta.centring import CENTRED, STANDARDISED, Centring, Degree, is_normal, place, place_log_prob
-from bayesmeta.errors import HierarchyError, OptionError, UnknownNameError
+from bayesmeta.errors import BayesmetaWarning, HierarchyError, OptionError, UnknownNameError
 from bayesmeta.evidence import Joint
 from bayesmeta.likelihood import evidence_per_task, log_likelihood_rows
 from bayesmeta.program import Row
 from bayesmeta.sites import Values, quiet_pyro
 from bayesmeta.target import Target
 from tests.evidences import HARD, hierarchy_of, ragged
-from tests.fitted import tiny
 from tests.scenarios import SCENARIOS, correlated, normal_normal
 from tests.test_sites import ALL
 
@@ -355,9 +355,13 @@ def test_rows_without_degrees_are_refused() -> None:
 # A posterior in such coordinates
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def posterior() -> bm.Posterior:
-    return tiny("correlated", "joint")
+    scenario = correlated()
+    config = bm.NUTS(draws=15, tune=25, chains=2, evidence="joint", compile=False, max_treedepth=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BayesmetaWarning)  # so few draws are not fine
+        return bm.fit(scenario.hierarchy, scenario.tasks, config, progress=False)
 
 
 def joint_of(posterior: bm.Posterior) -> Joint:

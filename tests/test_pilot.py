@@ -321,7 +321,7 @@ def efficiency(hierarchy: bm.Hierarchy, tasks: bm.Tasks, centring: Any) -> float
     import arviz
 
     target = Target(Joint(hierarchy.program(tasks), tasks, centring))
-    config = nuts.NUTS(draws=500, tune=500, chains=2, compile=False)
+    config = nuts.NUTS(draws=400, tune=300, chains=2, compile=False)
     draws = nuts.sample(target.density(compile=False), config, seed=1, progress=False)
     sizes = [float(arviz.ess(draws.u[..., k].numpy())) for k in range(target.q)]
     return min(sizes) / float(draws.stats["n_steps"].sum())
