@@ -188,7 +188,9 @@ def test_four_coordinates_are_too_many_for_quadrature() -> None:
 # --- one point, many points ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [lambda *a: Quadrature(*a, 15), Laplace], ids=["quadrature", "laplace"])
+@pytest.mark.parametrize(
+    "make", [lambda program, tasks: Quadrature(program, tasks, 15), Laplace], ids=["quadrature", "laplace"]
+)
 def test_one_point_recorded_and_many_points_at_once_agree(make: Callable[..., Any]) -> None:
     scenario = CURVED["poisson_gamma"]()
     program = scenario.hierarchy.program(scenario.tasks)
@@ -262,6 +264,7 @@ def test_separated_tasks_are_held_by_the_prior() -> None:
     z = np.linspace(-9, 9, 4001)
     step = z[1] - z[0]
     for evidence, tolerance in ((choose(program, tasks), 1e-3), (choose(program, tasks, "laplace"), 0.5)):
+        assert not isinstance(evidence, Joint)
         expected = [
             logsumexp(stats.norm.logpdf(z) + n * log_expit(sign * (0.5 + 3 * z))) + np.log(step)
             for n, sign in ((6, 1), (3, -1))
@@ -272,7 +275,10 @@ def test_separated_tasks_are_held_by_the_prior() -> None:
 @pytest.mark.parametrize(
     ("observe", "why"),
     [
-        (NOT_EXACT["laplace"], "the density has a kink or no finite mode|not positive definite"),
+        (
+            lambda theta, x, phi: dist.Laplace(theta + 0 * x, 0.1).to_event(1),
+            "the density has a kink or no finite mode|not positive definite",
+        ),
         (lambda theta, x, phi: dist.Exponential(1 + 0 * x).mask(False).to_event(1), ""),
     ],
     ids=["kink", "flat"],

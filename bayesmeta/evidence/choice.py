@@ -86,12 +86,11 @@ def plausible(evidence: Quadrature | Laplace) -> Tensor:
 
 
 def _require_modes(evidence: Quadrature | Laplace) -> None:
-    """Raise a HierarchyError unless every task has a mode where φ is plausible."""
+    """Raise a HierarchyError unless every task has a mode at the origin of φ and where φ is plausible."""
     some = evidence.on(_spread(evidence.tasks, 1, evidence.program.structure.theta.size))
-    phi = plausible(some)
-    if not len(phi):
-        phi = torch.zeros(1, evidence.program.structure.phi.size, dtype=torch.float64)
-    modes_at(some, phi)
+    # plausible points are some where there are modes: the origin is one that was not chosen
+    origin = torch.zeros(1, evidence.program.structure.phi.size, dtype=torch.float64)
+    modes_at(some, torch.cat([origin, plausible(some)]))
 
 
 def _one_mode(evidence: Quadrature, phi: Tensor) -> bool:
