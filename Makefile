@@ -18,7 +18,7 @@ help:
 	@echo "make demo        fit radon, hide five counties, adapt to three houses in each (runs/demo)"
 	@echo "make test        lint, types, tests: what has to pass before a change goes in"
 	@echo "make check-long  the tests marked long"
-	@echo "make bench       the figures that the README quotes"
+	@echo "make bench       all benchmarks; python -m benchmarks NAME runs one (--help lists them)"
 	@echo "make lint        ruff, formatter and types only;  make format rewrites"
 	@echo "make clean       remove .venv, runs and caches"
 
