@@ -106,7 +106,31 @@ class Target:
                 grads.append(grad)
         return torch.cat(values), torch.cat(grads)
 
+    def pointwise(self) -> Target:
+        """The same target, many points asked one after the other of the compiled density.
+
+        Where tasks are so many that one point fills the processor, compiled code is 10 to 30 times faster than
+        tensors over points and tasks.
+        """
+        return _Pointwise(self)
+
     @property
     def _cells(self) -> int:
         evidence: Any = self.evidence
         return int(evidence.cells) + self.dim
+
+
+class _Pointwise(Target):
+    def __init__(self, target: Target) -> None:
+        super().__init__(target.evidence)
+        self._recorded = target._recorded
+        self.compiled = self.density(compile=True)
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        return self.value_and_grad(u)[0]
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        with one_thread():
+            both = [self.compiled.value_and_grad(point) for point in u.unbind()]
+        values, grads = zip(*both, strict=True)
+        return torch.stack(values), torch.stack(grads)

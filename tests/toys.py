@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ class Toy:
         self.fn, self.dim, self.q = fn, dim, dim
         self.leaves: list[Tensor] = []
         self.is_joint = False
+        self.program = SimpleNamespace(structure=SimpleNamespace(vectorised=True))
         self.calls = 0
 
     def log_prob(self, u: Tensor) -> Tensor:

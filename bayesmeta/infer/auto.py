@@ -28,6 +28,7 @@ from bayesmeta.infer import laplace, nuts
 from bayesmeta.infer.climb import climb, finite_starts
 from bayesmeta.infer.importance import Importance
 from bayesmeta.infer.options import check_whole
+from bayesmeta.infer.proposals import Proposal
 from bayesmeta.target import Target
 from bayesmeta.track import bar, stage
 
@@ -37,6 +38,7 @@ K_HAT = 0.7
 LEAST = 1000.0
 ROUNDS = 5
 PATIENCE = 2.0  # seconds: a round that takes longer is not repeated only to make good weights better
+SLOW = 0.3  # seconds for the gradients at all starts: from here on compiling pays
 MOST_DIMENSIONS = 60
 STEADY = 50.0  # effective draws that a covariance is trusted from
 
@@ -51,7 +53,7 @@ class Auto:
         tune: Warm-up iterations per chain, if it comes to NUTS; half of them where the coordinates are whitened.
         chains: Chains, if it comes to NUTS.
         target_accept: Mean acceptance probability, if it comes to NUTS.
-        compile: Compile the density, if it comes to NUTS.
+        compile: Compile the density, if it comes to NUTS or tasks are very many.
         evidence: ``"exact"``, ``"quadrature"``, ``"laplace"`` (θ integrated out), ``"joint"`` (θ sampled too), or
             ``"auto"``: the first valid.
     """
@@ -84,25 +86,43 @@ def run(target: Target, config: Auto, *, seed: int = 0, progress: bool = True) -
         reason = f"{target.dim:,} dimensions are too many for importance sampling: NUTS"
         return _after(nuts.run(target, _nuts(config, config.tune), seed=seed, progress=progress), (reason,), 0, begin)
     generator = torch.Generator().manual_seed(seed)
-    starts = finite_starts(target.value_and_grad, config.starts, target.dim, generator)
+    asked, starts, log = _started(target, config, generator, progress)
     with bar("climbing to the mode", 200, progress) as step:
-        found = climb(target.value_and_grad, starts, watch=lambda k, value: step(1))
-    log: tuple[str, ...] = (f"L-BFGS from {len(starts)} starts, {int(found.converged.sum())} arrived",)
+        found = climb(asked.value_and_grad, starts, watch=lambda k, value: step(1))
+    log = (*log, f"L-BFGS from {len(starts)} starts, {int(found.converged.sum())} arrived")
     evaluations = found.evaluations + 4 * target.dim
     try:
-        proposal, _ = laplace.at_modes(target, found, max(5.0, float(target.dim)))
+        proposal, _ = laplace.at_modes(asked, found, max(5.0, float(target.dim)))
     except BayesmetaError:
         log = (*log, "no mode with a negative definite Hessian: NUTS")
         draws = nuts.run(target, _nuts(config, config.tune), seed=seed, progress=progress)
         return _after(draws, log, evaluations, begin)
-    sampler = Importance(target.log_prob, generator)
+    sampler = Importance(asked.log_prob, generator)
     with stage("drawing and weighting", progress):
-        log = (*log, *_rounds(sampler, proposal, config.draws))
+        rounds, interrupted = _rounds(sampler, proposal, config.draws)
     _, k_hat, size = sampler.smoothed()
-    if good(k_hat, size, config.draws):
-        return laplace.importance_draws(sampler, config.draws, seed, begin, log, evaluations)
+    if interrupted or good(k_hat, size, config.draws):
+        draws = laplace.importance_draws(sampler, config.draws, seed, begin, (*log, *rounds), evaluations)
+        return replace(draws, interrupted=interrupted, density="vectorised" if asked is target else "compiled")
     reason = f"k-hat must be below {K_HAT} and the effective size at least {LEAST:,.0f}: NUTS, started from these draws"
-    return _after(_from_weighted(target, sampler, config, seed, progress), (*log, reason), evaluations, begin)
+    draws = _from_weighted(target, sampler, config, seed, progress)
+    return _after(draws, (*log, *rounds, reason), evaluations, begin)
+
+
+def _started(
+    target: Target, config: Auto, generator: torch.Generator, progress: bool
+) -> tuple[Target, Tensor, tuple[str, ...]]:
+    """What to ask for values and gradients, and where to start: compiled code where tasks are very many."""
+    with stage("looking for a start", progress):
+        finite_starts(target.value_and_grad, 1, target.dim, generator)  # what the first call loads is not counted
+        begin = time.perf_counter()
+        starts = finite_starts(target.value_and_grad, config.starts, target.dim, generator)
+        seconds = time.perf_counter() - begin
+    if seconds < SLOW or not config.compile or not target.program.structure.vectorised:
+        return target, starts, ()
+    with stage("compiling the density", progress):
+        asked = target.pointwise()
+    return asked, starts, (f"{config.starts} gradients took {seconds:.1f} s: the density was compiled",)
 
 
 def good(k_hat: float, size: float, draws: int) -> bool:
@@ -110,12 +130,17 @@ def good(k_hat: float, size: float, draws: int) -> bool:
     return k_hat < K_HAT and size >= min(LEAST, draws / 4)
 
 
-def _rounds(sampler: Importance, proposal: Any, draws: int) -> tuple[str, ...]:
-    """Draw and refit until the weights are good; a sentence per round."""
+def _rounds(sampler: Importance, proposal: Proposal, draws: int) -> tuple[tuple[str, ...], bool]:
+    """Draw and refit until the weights are good; a sentence per round, and whether it was interrupted."""
     log: list[str] = []
     for number in range(ROUNDS):
         begin = time.perf_counter()
-        sampler.draw(proposal, max(draws // 2, 100))
+        try:
+            sampler.draw(proposal, max(draws // 2, 100))
+        except KeyboardInterrupt:
+            if not sampler.rounds:
+                raise
+            return (*log, "interrupted: what was drawn until then is kept"), True
         seconds = time.perf_counter() - begin
         _, k_hat, size = sampler.smoothed()
         what = "a Student-t at the mode" if number == 0 else "a mixture of Student-t's fitted to them"
@@ -123,10 +148,10 @@ def _rounds(sampler: Importance, proposal: Any, draws: int) -> tuple[str, ...]:
         enough = size >= draws / 2 and len(sampler.u) >= draws and k_hat < 0.5
         if good(k_hat, size, draws) and (enough or seconds > PATIENCE):
             break
-        if not math.isfinite(k_hat) and size == 0.0:
+        if size == 0.0:
             break
         proposal = sampler.refitted()
-    return tuple(log)
+    return tuple(log), False
 
 
 def _nuts(config: Auto, tune: int) -> nuts.NUTS:
