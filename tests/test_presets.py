@@ -57,13 +57,27 @@ def test_the_preset_of_vectorised_chains_holds_the_defaults() -> None:
     assert config == type(config)()
 
 
-@pytest.mark.parametrize("name", [name for name in shelf.names("preset") if name.startswith("svi-")])
-def test_presets_of_svi_differ_in_their_guide_alone(name: str) -> None:
-    config = presets.read_preset(name)
+GUIDES = {
+    "svi-meanfield": SVI(guide="meanfield", steps=1000, tolerance=0.0),
+    "svi-fullrank": SVI(),
+    "svi-lowrank": SVI(guide="lowrank"),
+    "svi-flow": SVI(guide="flow", steps=1500, particles=32, tolerance=0.0),
+    "svi-map": SVI(guide="map"),
+}
 
-    assert isinstance(config, SVI)
-    assert config == SVI(guide=config.guide)
-    assert name == f"svi-{config.guide}"
+
+def test_presets_of_svi_hold_the_defaults_but_for_their_guide_and_its_budget() -> None:
+    found = {name: presets.read_preset(name) for name in shelf.names("preset") if name.startswith("svi-")}
+
+    assert found == GUIDES
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_presets_of_svi_say_what_to_set_for_very_many_tasks(name: str) -> None:
+    head = shelf.path_of("preset", name).read_text().split("back_end")[0]
+    advice = ("batch_size = 500", "learning_rate = 0.02", *(["tolerance = 0.0"] if GUIDES[name].tolerance else []))
+
+    assert all(words in head for words in advice)
 
 
 def test_what_a_preset_leaves_out_keeps_its_default(tmp_path: Path) -> None:
