@@ -14,7 +14,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LOG_2PI", "Gaussian", "dot", "is_definite", "log_integral"]
+__all__ = [
+    "LOG_2PI",
+    "Gaussian",
+    "Matrix",
+    "Vector",
+    "dot",
+    "inverse_lower",
+    "is_definite",
+    "log_integral",
+    "times_lower",
+    "times_upper",
+]
 
 UNROLL = 5
 LOG_2PI = math.log(2 * math.pi)
@@ -59,7 +70,7 @@ class Gaussian:
     def covariance(self) -> Matrix:
         """P⁻¹."""
         p = len(self.white)
-        inverse = _inverse_lower(self.factor)
+        inverse = inverse_lower(self.factor)
         lower = [[_total([inverse[k][i] * inverse[k][j] for k in range(i, p)]) for j in range(i + 1)] for i in range(p)]
         return [[lower[max(i, j)][min(i, j)] for j in range(p)] for i in range(p)]
 
@@ -70,7 +81,7 @@ class Gaussian:
 
     def columns(self) -> list[Vector]:
         """The columns of a square root of P⁻¹: those of L⁻ᵀ."""
-        return _inverse_lower(self.factor, transposed=True)
+        return inverse_lower(self.factor, transposed=True)
 
 
 def log_integral(log_peak: Tensor, gaussian: Gaussian) -> Tensor:
@@ -116,6 +127,17 @@ def _cholesky_by_lapack(a: Matrix) -> Matrix:
     return [list(row.unbind(-1)) for row in factor.unbind(-2)]
 
 
+def times_lower(factor: Matrix, v: Vector) -> Vector:
+    """L v."""
+    return [dot(factor[i][: i + 1], v[: i + 1]) for i in range(len(v))]
+
+
+def times_upper(factor: Matrix, v: Vector) -> Vector:
+    """L' v."""
+    p = len(v)
+    return [dot([factor[j][i] for j in range(i, p)], v[i:]) for i in range(p)]
+
+
 def _solve_lower(factor: Matrix, b: Vector) -> Vector:
     out: Vector = []
     for i in range(len(b)):
@@ -134,7 +156,7 @@ def _solve_upper(factor: Matrix, w: Vector) -> Vector:
     return [out[i] for i in range(p)]
 
 
-def _inverse_lower(factor: Matrix, *, transposed: bool = False) -> Matrix:
+def inverse_lower(factor: Matrix, *, transposed: bool = False) -> Matrix:
     """The rows of L⁻¹ (lower triangle), or with `transposed` the full columns of L⁻ᵀ, which are those rows."""
     p = len(factor)
     inverse: Matrix = []

@@ -21,6 +21,7 @@ that passed there never came back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,7 +30,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bayesmeta.evidence.exact import TOLERANCE, Exact, expansion, log_z_of
-from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, dot, log_integral
+from bayesmeta.evidence.gaussian import (
+    LOG_2PI,
+    Gaussian,
+    Matrix,
+    Vector,
+    dot,
+    inverse_lower,
+    log_integral,
+    times_lower,
+    times_upper,
+)
 from bayesmeta.evidence.linear import (
     Linear,
     base_of,
@@ -70,7 +81,8 @@ class Blocks(NamedTuple):
 class Prior(NamedTuple):
     """log p(m + δ | φ) = h + g'δ - δ'Λδ/2 and the precision 1/σ² of the observations; elements are () or (T,).
 
-    The centre m is a constant: the mean of the prior, detached.
+    The centre m is a constant: the mean of the prior, detached. `root` is the lower Cholesky factor of Λ⁻¹ where it
+    can be read off: θ is then standardised by it, because for a correlation near one det Λ is lost in rounding.
     """
 
     centre: list[Tensor]
@@ -78,12 +90,13 @@ class Prior(NamedTuple):
     g: list[Tensor]
     precision: list[list[Tensor]]
     weight: Tensor
+    root: list[list[Tensor]]
 
     def detached(self) -> Prior:
         """The same numbers as constants."""
         g = [element.detach() for element in self.g]
-        precision = [[element.detach() for element in row] for row in self.precision]
-        return Prior(self.centre, self.h.detach(), g, precision, self.weight.detach())
+        precision, root = ([[element.detach() for element in row] for row in m] for m in (self.precision, self.root))
+        return Prior(self.centre, self.h.detach(), g, precision, self.weight.detach(), root)
 
 
 class Moved(NamedTuple):
@@ -134,7 +147,7 @@ class Gram:
         self.linear = linear
         with quiet_pyro():
             self.data, fits = _reduce(program, tasks, linear)
-            if linear.independent:
+            if linear.prior != "general":
                 fits = fits & self._prior_fits()
         self.odd: list[int] = (~fits).nonzero().squeeze(-1).tolist()
         self.cells = len(tasks) * (program.structure.theta.size + len(linear.entering) + 1)
@@ -147,8 +160,8 @@ class Gram:
             linear = find_linear(program, tasks, seen)
             while linear is not None:
                 found = cls(program, tasks, linear)
-                if found.odd and linear.independent:
-                    found = cls(program, tasks, replace(linear, independent=False))
+                if found.odd and linear.prior != "general":
+                    found = cls(program, tasks, replace(linear, prior="general"))
                 if not found.odd:
                     return found if found._agrees() else None
                 if set(found.odd[:MOST_ODD]) <= set(seen):
@@ -179,10 +192,8 @@ class Gram:
         blocks = Blocks(*data)
         w, prior = self._w(phi), self._prior(phi, blocks)
         moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
-        gaussian = _conditional(prior.detached(), w.detach(), moved)
-        value = _over(log_integral(prior.h.detach(), gaussian), blocks.n)
-        mean = gaussian.mean()
-        square = _second_moment(mean, gaussian)
+        log_z, mean, square = _integrated(prior.detached(), w.detach(), moved)
+        value = _over(log_z, blocks.n)
         p, m = range(len(mean)), range(len(w))
         fitted = [dot([moved.aw[i][k] for i in p], mean) for k in m]
         energy = dot([moved.aa[i][j] for i in p for j in p], [square[i][j] for i in p for j in p])
@@ -210,7 +221,7 @@ class Gram:
         blocks = Blocks(*data)
         w, prior = self._w(phi), self._prior(phi, blocks)
         moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
-        fit = log_integral(prior.h, _conditional(prior, w, moved))
+        fit, _, _ = _integrated(prior, w, moved)
         residual = _quadratic_form(moved.ww, w)
         return fit + 0.5 * (blocks.n * (prior.weight.log() - LOG_2PI) - residual * prior.weight)
 
@@ -227,7 +238,11 @@ class Gram:
         return torch.cat([-flat[self.linear.entering], torch.ones(1)])
 
     def _prior(self, phi: Phi, blocks: Blocks) -> Prior:
-        read = self._independent_prior if self.linear.independent else self._general_prior
+        read = {
+            "independent": self._independent_prior,
+            "normal": self._normal_prior,
+            "general": self._general_prior,
+        }[self.linear.prior]
         rows = blocks.rows
         if self.linear.shared:
             first = Row(rows.x[0], rows.y[0], rows.mask[0], {key: value[0] for key, value in rows.context.items()})
@@ -244,7 +259,7 @@ class Gram:
         centre = [element.detach() for element in Gaussian.of(precision, slope).mean()]
         g, h = torch.func.grad_and_value(log_prior)(torch.stack(centre))
         elements = [list(line.unbind(-1)) for line in precision.unbind(-2)]
-        return Prior(centre, h, list(g.unbind(-1)), elements, self._weight(phi, row))
+        return Prior(centre, h, list(g.unbind(-1)), elements, self._weight(phi, row), [])
 
     def _independent_prior(self, phi: Phi, row: Row) -> Prior:
         """Read off a product of Normals."""
@@ -260,7 +275,24 @@ class Gram:
         p = range(len(diagonal))
         elements = [[diagonal[i] if i == j else zero for j in p] for i in p]
         g = list((away * precision).unbind(-1))
-        return Prior(list(centre.unbind(-1)), h, g, elements, self._weight(phi, row, met))
+        return Prior(list(centre.unbind(-1)), h, g, elements, self._weight(phi, row, met), [])
+
+    def _normal_prior(self, phi: Phi, row: Row) -> Prior:
+        """Read off Normals and multivariate normals: their means and the Cholesky factors of their covariances."""
+        met = self.program.meet(phi.returned, torch.zeros(self.program.structure.theta.size), row)
+        sites = [base_of(met[name].fn) for name in self.program.structure.theta.names]
+        locs, roots = zip(*(_loc_and_root(site) for site in sites), strict=True)
+        loc, root = list(torch.cat(locs).unbind(-1)), _block_diagonal(roots)
+        p = range(len(loc))
+        inverse = inverse_lower(root)
+        columns = [[inverse[i][j] if j <= i else torch.zeros(()) for i in p] for j in p]
+        precision = [times_upper(inverse, column) for column in columns]
+        centre = [element.detach() for element in loc]
+        away = [element - constant for element, constant in zip(loc, centre, strict=True)]
+        g = [dot(row, away) for row in precision]
+        log_det = torch.stack([root[i][i].log() for i in p]).sum()
+        h = -(log_det + 0.5 * dot(g, away) + 0.5 * len(loc) * LOG_2PI)
+        return Prior(centre, h, g, precision, self._weight(phi, row, met), root)
 
     def _weight(self, phi: Phi, row: Row, met: dict[str, Meeting] | None = None) -> Tensor:
         """1/σ² of the observations of a task."""
@@ -273,7 +305,7 @@ class Gram:
         blocks = Blocks(*self.data)
         (phi,) = random_phi(self.program, 1, seed=3)
         v = torch.linspace(-1.0, 2.0, self.program.structure.theta.size)
-        centre, h, g, precision, _ = self._prior(phi, blocks)
+        centre, h, g, precision, _, _ = self._prior(phi, blocks)
         elements = [at - from_ for at, from_ in zip(v, centre, strict=True)]
         square = dot([x * y for x in elements for y in elements], [element for row in precision for element in row])
         expected = h + dot(g, elements) - 0.5 * square
@@ -305,8 +337,51 @@ def _natural(prior: Prior, w: Tensor, moved: Moved) -> tuple[list[list[Tensor]],
     return precision, b
 
 
-def _conditional(prior: Prior, w: Tensor, moved: Moved) -> Gaussian:
-    return Gaussian.from_elements(*_natural(prior, w, moved))
+def _loc_and_root(site: Any) -> tuple[Tensor, Tensor]:
+    """Mean (k,) and lower Cholesky factor (k, k) of a θ site that is Normal or multivariate normal."""
+    if type(site).__name__ == "MultivariateNormal":
+        k = site.event_shape[0]
+        return site.loc.reshape(k), site.scale_tril.reshape(k, k)
+    loc, scale = (part.expand(site.batch_shape).reshape(-1) for part in (site.loc, site.scale))
+    return loc, torch.diag_embed(scale)
+
+
+def _block_diagonal(blocks: Sequence[Tensor]) -> Matrix:
+    """The elements of a block-diagonal matrix, by rows."""
+    size, zero = sum(len(block) for block in blocks), torch.zeros(())
+    rows: Matrix = []
+    for block in blocks:
+        before = len(rows)
+        for row in block.unbind(-2):
+            rest = size - before - len(block)
+            rows.append([*[zero] * before, *row.unbind(-1), *[zero] * rest])
+    return rows
+
+
+def _integrated(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Vector, Matrix]:
+    """log of the integral over θ, but for what does not involve θ; mean and second moments of θ - m."""
+    if prior.root:
+        return _standardised(prior, w, moved)
+    gaussian = Gaussian.from_elements(*_natural(prior, w, moved))
+    mean = gaussian.mean()
+    return log_integral(prior.h, gaussian), mean, _second_moment(mean, gaussian)
+
+
+def _standardised(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Vector, Matrix]:
+    """The same by θ = m + Rz, z standard normal: P = I + R'A'AR / σ² is never near singular."""
+    root, p = prior.root, range(len(prior.g))
+    right = [times_upper(root, row) for row in moved.aa]
+    curved = [times_upper(root, [right[i][k] for i in p]) for k in p]
+    precision = [[curved[j][k] * prior.weight + float(j == k) for k in p] for j in p]
+    b = [prior.g[i] + dot(moved.aw[i], list(w)) * prior.weight for i in p]
+    gaussian = Gaussian.from_elements(precision, times_upper(root, b))
+    log_det = dot([root[i][i].log() for i in p], [torch.ones(()) for _ in p])
+    z, spread = gaussian.mean(), gaussian.covariance()
+    mean = times_lower(root, z)
+    halves = [times_lower(root, [spread[i][k] for i in p]) for k in p]
+    covariance = [times_lower(root, [halves[k][i] for k in p]) for i in p]
+    square = [[covariance[i][j] + mean[i] * mean[j] for j in p] for i in p]
+    return log_integral(prior.h + log_det, gaussian), mean, square
 
 
 def _second_moment(mean: list[Tensor], gaussian: Gaussian) -> list[list[Tensor]]:

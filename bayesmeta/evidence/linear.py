@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,12 +38,13 @@ class Linear:
     Attributes:
         entering: Which elements of the flattened φ enter the mean, (b,).
         shared: Whether prior and scale are the same for all tasks.
-        independent: Whether p(θ | φ) is a product of Normals, whose precision can be read off.
+        prior: How p(θ | φ) is had: ``"independent"``, a product of Normals, read off; ``"normal"``, multivariate
+            normals among them, read off by their Cholesky factors; ``"general"``, by second-order expansion.
     """
 
     entering: Tensor
     shared: bool
-    independent: bool
+    prior: Literal["independent", "normal", "general"]
 
 
 def find_linear(program: Program, tasks: Tasks, also: Sequence[int] = ()) -> Linear | None:
@@ -55,8 +56,16 @@ def find_linear(program: Program, tasks: Tasks, also: Sequence[int] = ()) -> Lin
     if entering is None:
         return None
     met = program.meet(random_phi(program, 1)[0].returned, torch.zeros(program.structure.theta.size), _row(tasks))
-    independent = all(type(base_of(met[name].fn)).__name__ == "Normal" for name in program.structure.theta.names)
-    return Linear(entering, _same_for_all(program, tasks, also), independent)
+    return Linear(entering, _same_for_all(program, tasks, also), _prior_of(program, met))
+
+
+def _prior_of(program: Program, met: dict[str, Meeting]) -> Literal["independent", "normal", "general"]:
+    sites = [base_of(met[name].fn) for name in program.structure.theta.names]
+    kinds = {type(site).__name__ for site in sites}
+    if kinds == {"Normal"}:
+        return "independent"
+    single = all(site.batch_shape.numel() == 1 for site in sites if type(site).__name__ == "MultivariateNormal")
+    return "normal" if kinds <= {"Normal", "MultivariateNormal"} and single else "general"
 
 
 def _row(tasks: Tasks) -> Row:

@@ -31,6 +31,7 @@ __all__ = ["LARGEST", "Laplace", "at_modes", "hessian", "importance_draws", "run
 PROPOSALS = ("student-t", "normal")
 LARGEST = 300
 SAME_MODE = 1e-3
+FAR_BELOW = 15.0  # nats: a mode so much lower than another has no mass to speak of
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,15 @@ def at_modes(target: Target, found: Climb, df: float) -> tuple[Proposal, int]:
     Raises:
         BayesmetaError: No mode has a negative definite Hessian.
     """
-    parts, masses = [], []
+    parts: list[Dense] = []
+    masses: list[float] = []
+    top = -math.inf
     for mode, height in _distinct(found):
+        if height < top - FAR_BELOW:
+            break
         factor = _factor(hessian(target, mode))
         if factor is not None:
+            top = max(top, height)
             parts.append(Dense(mode, factor, df))
             masses.append(height + float(factor.diagonal().log().sum()))
     if not parts:
@@ -149,8 +155,7 @@ def _distinct(found: Climb) -> list[tuple[Tensor, float]]:
     for k in order.tolist():
         mode, height = found.mode[k], float(found.height[k])
         near = [(mode - other).abs().max() < SAME_MODE + 0.05 * other.abs().max() for other, _ in kept]
-        low = bool(kept) and height < kept[0][1] - 15.0
-        if not any(near) and not low and (bool(found.converged[k]) or not kept):
+        if not any(near) and (bool(found.converged[k]) or not kept):
             kept.append((mode, height))
     return kept
 
