@@ -8,6 +8,7 @@ numbers, `quadrature` gives the exact moments of φ and θ under p(φ | D).
 |---|---|---|
 | `normal_normal` | known standard errors as context, one observation a task | Gram |
 | `correlated` | θ a correlated pair, ragged tasks, context in prior and mean | Gram |
+| `paired` | θ a pair whose correlation is unknown; φ is two numbers all the same | Gram |
 | `plated` | a plate in place of `to_event`; a coefficient of φ in the mean | Gram |
 | `nested` | φ as a dict with a named tuple in it; unknown noise | Gram |
 | `log_normal` | θ and y log-normal: quadratic in the logarithm of θ | exact |
@@ -15,7 +16,7 @@ numbers, `quadrature` gives the exact moments of φ and θ under p(φ | D).
 | `poisson_gamma` | counts; log Z is a ratio of gamma functions | quadrature |
 | `skewed` | waiting times, one to three a task: p(θ | φ, D) is skewed; log Z by brute force | quadrature |
 
-The last two stand in `CURVED` beside `beta_binomial`; `SCENARIOS` are the others.
+The last two stand in `CURVED` beside `beta_binomial`, `paired` stands by itself; `SCENARIOS` are the others.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ __all__ = [
     "moments_of",
     "nested",
     "normal_normal",
+    "paired",
     "plated",
     "poisson_gamma",
     "quadrature",
@@ -184,6 +186,49 @@ def correlated() -> Scenario:
     )
     tasks = bm.Tasks.from_lists(xs, ys, names=list("ABCDEFG"), context=context)
     return _gaussian("correlated", bm.Hierarchy(hyperprior, task), tasks, linear, points)
+
+
+@cache
+def paired() -> Scenario:
+    """Regressions whose intercept and slope are correlated, nobody knows how much: φ = (z, tau), r = tanh z."""
+
+    def hyperprior() -> tuple[Tensor, Tensor]:
+        return pyro.sample("z", dist.Normal(0.0, 0.8)), pyro.sample("tau", dist.HalfNormal(2.0))
+
+    def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        z, tau = phi
+        zero = torch.zeros(())
+        root = torch.stack([torch.stack([tau, zero]), torch.stack([tau * z.tanh(), tau / z.cosh()])])
+        theta = pyro.sample("theta", dist.MultivariateNormal(torch.tensor([1.0, -0.5]), scale_tril=root))
+        return pyro.sample("y", dist.Normal(theta[0] + theta[1] * x, 0.6).to_event(1), obs=y)
+
+    def linear(phi: PhiValues, task: bm.Task) -> Linear:
+        design = np.stack([np.ones(task.n), task.x.numpy()], 1)
+        r, tau = np.tanh(np.asarray(phi["z"])), np.asarray(phi["tau"])
+        correlation = np.moveaxis(np.array([[np.ones_like(r), r], [r, np.ones_like(r)]]), (0, 1), (-2, -1))
+        mean = np.broadcast_to([1.0, -0.5], (*r.shape, 2))
+        noise = _diagonal(0.36, task.n)
+        return Linear(mean, tau[..., None, None] ** 2 * correlation, design, np.zeros(task.n), noise, task.y.numpy())
+
+    def log_prior(phi: PhiValues) -> Array:
+        return np.asarray(stats.norm(0, 0.8).logpdf(phi["z"]) + stats.halfnorm(scale=2.0).logpdf(phi["tau"]))
+
+    rng = np.random.default_rng(5)
+    sizes = [4, 2, 3, 1, 5, 3, 2, 4, 3]
+    xs = [rng.normal(size=n) for n in sizes]
+    pairs = rng.normal(size=(len(sizes), 2)) @ np.array([[1.0, 0.7], [0.0, 0.7]]) + [1.0, -0.5]
+    ys = [a + b * x + 0.6 * rng.normal(size=len(x)) for (a, b), x in zip(pairs, xs, strict=True)]
+    points = ({"z": 0.9, "tau": 1.0}, {"z": -1.5, "tau": 0.2}, {"z": 0.0, "tau": 6.0})
+    box = (("z", False, -4.5, 4.5), ("tau", True, -4.0, 4.0))
+    return _gaussian(
+        "paired",
+        bm.Hierarchy(hyperprior, task),
+        bm.Tasks.from_lists(xs, ys),
+        linear,
+        points,
+        log_prior=log_prior,
+        box=box,
+    )
 
 
 @cache
