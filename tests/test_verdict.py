@@ -109,6 +109,20 @@ def test_an_elbo_that_still_rises(rate: float, expected: str) -> None:
     assert level(draws(k_hat=0.2, curves={"elbo": curve}), "ELBO") == expected
 
 
+def test_draws_that_were_weighed_but_not_corrected_are_doubtful() -> None:
+    """k-hat tells whether weights would correct them, not that the approximation needs no correction."""
+    assert level(draws(k_hat=0.2), "correction") == "doubtful"
+    assert judge(draws(k_hat=0.2, effective_size=3000.0), {"mu": white()}).level == "fine"
+
+
+def test_what_is_constant_in_the_model_is_not_judged() -> None:
+    cholesky = {"L[0,0]": np.ones(SHAPE), "L[1,0]": white(1)}
+    stuck = {"mu": white(), "tau": np.ones(SHAPE) * np.array([[0.0], [0.0], [0.0], [1.0]])}
+
+    assert judge(draws(), cholesky).level == "fine"
+    assert judge(draws(), stuck).level != "fine", "each chain stands still, but not at the same place"
+
+
 def test_a_point_is_said_to_be_one() -> None:
     verdict = judge(draws(k_hat=None), {"mu": np.zeros(SHAPE)})
 

@@ -102,16 +102,18 @@ def judge(draws: Draws, phi: Mapping[str, Array], error: Mapping[str, float] | N
 
     Args:
         draws: What the back-end returned.
-        phi: Draws of every element of φ by its label, each (chains, draws).
+        phi: Draws of every element of φ by its label, each (chains, draws). What is the same in all draws is a
+            constant of the model, such as the first element of a Cholesky factor of correlations.
         error: What was measured of the error of log Z, where it is approximated; see `Info.evidence_error`.
     """
     findings: list[Finding] = []
-    if all(float(np.ptp(values)) == 0.0 for values in phi.values()):
+    moving = {name: values for name, values in phi.items() if float(np.ptp(values)) != 0.0}
+    if not moving:
         findings.append(_point())
     elif draws.k_hat is not None:
         findings += _weights(draws)
     else:
-        findings += [*_chains(phi), *_hamiltonian(draws)]
+        findings += [*_chains(moving), *_hamiltonian(draws)]
     findings += [*_elbo(draws.curves), *_error(error or {})]
     if draws.interrupted:
         taken = f"{draws.u.shape[0] * draws.u.shape[1]:,} draws were taken before it was interrupted"
@@ -154,6 +156,9 @@ def _weights(draws: Draws) -> Iterator[Finding]:
         wanted = min(400.0, 0.1 * draws.u.shape[0] * draws.u.shape[1])
         text = f"the weighted draws are worth {size:,.0f}"
         yield _graded("effective size", size, wanted, wanted / 4, text, remedy, low_is_bad=True)
+    else:
+        own = "the draws are the approximation's own: they were not corrected by their weights"
+        yield Finding("correction", 0.0, "doubtful", own, "importance=True corrects them where k-hat is below 0.7")
 
 
 def _chains(phi: Mapping[str, Array]) -> Iterator[Finding]:
