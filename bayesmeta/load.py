@@ -50,7 +50,7 @@ def load(path: str | PathLike[str], hierarchy: Hierarchy, *, check: bool = True)
         if check or "log densities" not in wrong[0]:
             raise FileFormatError(f"{sentence}. Pass the hierarchy of that fit, or check=False to go on")
         warnings.warn(sentence, BayesmetaWarning, stacklevel=2)
-    info = Info(**record["info"])
+    info = Info(**record["info"] | {"log": tuple(record["info"].get("log", ()))})
     evidence = _joint(program, tasks, parts) if info.evidence == "joint" else choose(program, tasks, info.evidence)
     return _posterior(hierarchy, tasks, evidence, parts, info)
 
