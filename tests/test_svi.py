@@ -115,7 +115,12 @@ def line() -> tuple[bm.Hierarchy, bm.Tasks, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("evidence", "batch_size"),
-    [("auto", None), ("auto", 6), ("joint", 6), pytest.param("joint", None, marks=pytest.mark.long)],
+    [
+        ("auto", None),
+        ("auto", 6),
+        pytest.param("joint", 6, marks=pytest.mark.long),
+        pytest.param("joint", None, marks=pytest.mark.long),
+    ],
 )
 def test_a_gaussian_hierarchy(evidence: Any, batch_size: int | None) -> None:
     hierarchy, tasks, mean, covariance = line()
@@ -229,9 +234,9 @@ def test_a_point_for_phi_where_theta_is_inferred_too() -> None:
 
 def test_k_hat_tells_a_bad_guide_from_a_good_one() -> None:
     mean, covariance = correlated(4, 0.95)
-    poor = run(toy(normal(mean, covariance)), bm.SVI(guide="meanfield"), progress=False)
-    good = run(toy(normal(mean, covariance)), bm.SVI(guide="fullrank"), progress=False)
-    bent = run(toy(funnel()), bm.SVI(guide="fullrank"), progress=False)
+    poor = run(toy(normal(mean, covariance)), bm.SVI(guide="meanfield", steps=500), progress=False)
+    good = run(toy(normal(mean, covariance)), bm.SVI(guide="fullrank", steps=500), progress=False)
+    bent = run(toy(funnel()), bm.SVI(guide="fullrank", steps=500), progress=False)
 
     assert poor.k_hat is not None
     assert good.k_hat is not None
@@ -285,15 +290,18 @@ def levels(count: int) -> tuple[bm.Hierarchy, bm.Tasks, Tensor, Tensor]:
     return bm.Hierarchy(hyperprior, task), tasks, torch.from_numpy(mean), torch.from_numpy(precision**-0.5)
 
 
-def test_an_amortised_guide_is_near_the_exact_conditional() -> None:
-    hierarchy, tasks, mean, sd = levels(2000)
+@pytest.mark.parametrize(
+    ("count", "steps", "near"), [(500, 250, 0.25), pytest.param(2000, 500, 0.12, marks=pytest.mark.long)]
+)
+def test_an_amortised_guide_is_near_the_exact_conditional(count: int, steps: int, near: float) -> None:
+    hierarchy, tasks, mean, sd = levels(count)
     target = Target(Joint(hierarchy.program(tasks), tasks, centring=1.0))
-    config = bm.SVI(amortised=True, batch_size=100, steps=500, tolerance=0.0, draws=1000, particles=4)
+    config = bm.SVI(amortised=True, batch_size=count // 20, steps=steps, tolerance=0.0, draws=1000, particles=4)
     draws = run(target, config, progress=False)
     theta = draws.u[0, :, 1:]
 
     off = (theta.mean(0) - mean) / sd
-    assert float(off.square().mean().sqrt()) < 0.12
+    assert float(off.square().mean().sqrt()) < near
     assert float((theta.std(0) / sd - 1).abs().mean()) < 0.08
     assert float(((theta.mean(0) - mean.mean()) / sd).square().mean().sqrt()) > 1  # the population's mean is not near
     assert any("amortised" in sentence for sentence in draws.log)

@@ -220,9 +220,9 @@ def test_the_elbo_of_minibatches_is_that_of_all_tasks_on_average() -> None:
         loss = _loss(target, config, start, guide)
         batches = Minibatches(target, 8, 3)
         stream = batches.stream(torch.Generator().manual_seed(2))
-        some = torch.stack([loss(next(stream)) for _ in range(100)])
-        full = torch.stack([loss(batches.everything()) for _ in range(40)])
-    error = math.hypot(float(some.std()) / math.sqrt(100), float(full.std()) / math.sqrt(40))
+        some = torch.stack([loss(next(stream)) for _ in range(60)])
+        full = torch.stack([loss(batches.everything()) for _ in range(20)])
+    error = math.hypot(float(some.std()) / math.sqrt(60), float(full.std()) / math.sqrt(20))
 
     assert error < 0.05 * abs(float(full.mean()))
     assert abs(float(some.mean() - full.mean())) < 4 * error
