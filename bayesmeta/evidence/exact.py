@@ -67,8 +67,8 @@ class Exact:
         Raises:
             HierarchyError: One of them is not linear-Gaussian, as those were that it was found on.
         """
-        some = tasks[tasks.sizes.nonzero().squeeze(-1).tolist()]
-        if len(some) and not is_quadratic_everywhere(self.program, some):
+        some = tasks.sizes.nonzero().squeeze(-1)
+        if len(some) and not is_quadratic_everywhere(self.program, tasks[some.tolist()]):
             raise HierarchyError(
                 "log p(y, θ | φ) of these tasks is not quadratic in θ, though it was for the tasks of the fit: fit "
                 "again with evidence='joint', or adapt with method='nuts'"
