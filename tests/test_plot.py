@@ -22,7 +22,7 @@ from bayesmeta.errors import OptionError, UnknownNameError
 from bayesmeta.plot import shrinkage
 from bayesmeta.plot.shrinkage import BLUE, GREY
 from tests.fitted import tiny
-from tests.scenarios import correlated, normal_normal
+from tests.scenarios import correlated, log_normal, normal_normal
 from tests.test_posterior import plates
 from tests.truth import Array
 
@@ -108,6 +108,16 @@ def test_the_lines_are_complete_pooling_and_the_mean_of_the_population() -> None
     together = (weight * tasks.y.numpy()).sum() / weight.sum()
     assert drawn["all as one (complete pooling)"] == pytest.approx(together)
     assert drawn["mean of the population"] == pytest.approx(float(posterior.phi["mu"].mean()))
+
+
+def test_tasks_that_are_linear_in_their_logarithms_have_pooled_estimates_too() -> None:
+    scenario = log_normal()
+    posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=400), progress=False)
+    rings = scattered(shrinkage(posterior), GREY)
+    order = np.argsort(scenario.tasks.sizes.numpy(), kind="stable")
+    alone = [float((task.y.log() - 0.3 * task.x).mean().exp()) for task in scenario.tasks]
+
+    np.testing.assert_allclose(rings[:, 1], np.array(alone)[order], rtol=1e-6)
 
 
 def test_after_a_joint_fit_the_posterior_stands_by_itself() -> None:
