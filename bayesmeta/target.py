@@ -7,6 +7,7 @@ nothing, for methods that need a hundred gradients and one batch of values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bayesmeta.density import Density
-from bayesmeta.evidence import Collapsed, Joint
+from bayesmeta.evidence import Collapsed, Joint, Laplace, Quadrature
 from bayesmeta.mapping import chunk_size, mapped, over_draws
 from bayesmeta.program import Program
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.threads import one_thread
+from bayesmeta.workspace import Workspace
 
 __all__ = ["Target"]
 
@@ -50,6 +52,7 @@ class Target:
         leaves, self._spec = pytree.tree_flatten(evidence.data)
         self.leaves: list[Tensor] = leaves
         self._recorded: dict[tuple[Any, ...], Density] = {}
+        self._workspace = Workspace()
 
     @property
     def program(self) -> Program:
@@ -63,11 +66,32 @@ class Target:
 
     def fn(self, u: Tensor, *leaves: Tensor) -> Tensor:
         """log density at u (dim,), a scalar: a pure function of tensors."""
-        program, evidence = self.program, self.evidence
-        phi, data = program.phi(u[: self.q]), pytree.tree_unflatten(list(leaves), self._spec)
+        evidence = self.evidence
+        phi, data = self.program.phi(u[: self.q]), pytree.tree_unflatten(list(leaves), self._spec)
         if isinstance(evidence, Joint):
             return phi.log_prior + evidence.total(phi, u[self.q :].reshape(self._theta), data)
         return phi.log_prior + evidence.total(phi, data)
+
+    def _chunks(self, u: Tensor, numbers: int) -> Iterator[tuple[Tensor, ...]]:
+        """Points and what is ready for them, so many at a time that memory stays bounded."""
+        chunk = chunk_size(numbers * self._cells)
+        tasks, p = self._theta
+        for block in u.split(max(chunk, chunk_size(tasks * p * (p + 1)))):
+            yield from zip(*(t.split(chunk) for t in (block, *self._ready(block))), strict=True)
+
+    def _ready(self, u: Tensor) -> tuple[Tensor, ...]:
+        """What is found for all points at once before they are asked one chunk after the other: modes of tasks."""
+        if not isinstance(self.evidence, Quadrature | Laplace):
+            return ()
+        with self._workspace:
+            return self.evidence.modes.many(u, self.evidence.data)
+
+    def _given(self, u: Tensor, *ready: Tensor) -> Tensor:
+        """log density at u (dim,), given what is ready."""
+        if not ready or not isinstance(self.evidence, Quadrature | Laplace):
+            return self.fn(u, *self.leaves)
+        phi = self.program.phi(u)
+        return phi.log_prior + self.evidence.total(phi, self.evidence.data, (ready[0], ready[1]))
 
     def on(self, evidence: Collapsed | Joint) -> Target:
         """The target of other tasks of the same hierarchy; densities already recorded serve it where shapes agree."""
@@ -89,18 +113,16 @@ class Target:
 
     def log_prob(self, u: Tensor) -> Tensor:
         """log density (S,) at many points u (S, dim), in chunks of bounded memory."""
-        values: Tensor = over_draws(
-            self.program, lambda u: self.fn(u, *self.leaves), (u,), chunk_size(VALUE_NUMBERS * self._cells)
-        )
-        return values
+        chunks = self._chunks(u, VALUE_NUMBERS)
+        return torch.cat([over_draws(self.program, self._given, part, len(part[0])) for part in chunks])
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log density (S,) and its gradient (S, dim) at many points u (S, dim), in chunks of bounded memory."""
         values, grads = [], []
         with one_thread(), quiet_pyro(), torch.enable_grad():
-            for part in u.split(chunk_size(GRADIENT_NUMBERS * self._cells)):
+            for part, *ready in self._chunks(u, GRADIENT_NUMBERS):
                 leaf = part.detach().requires_grad_(True)
-                value = mapped(self.program, lambda u: self.fn(u, *self.leaves), (leaf,))
+                value = mapped(self.program, self._given, (leaf, *ready))
                 (grad,) = torch.autograd.grad(value.sum(), leaf)
                 values.append(value.detach())
                 grads.append(grad)

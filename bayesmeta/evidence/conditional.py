@@ -26,8 +26,16 @@ __all__ = ["Collapsed", "constrained", "log_evidence", "theta_coordinates", "the
 def log_evidence(evidence: Collapsed, phi: Tensor) -> Tensor:
     """log Z_t(φ_s) in nats (S, T), at coordinates of φ (S, q)."""
     program = evidence.program
-    chunk = chunk_size(4 * evidence.cells)
-    out: Tensor = over_draws(program, lambda u: evidence.per_task(program.phi(u), evidence.data), (phi,), chunk)
+    at: tuple[Tensor, ...] = ()
+    if isinstance(evidence, Quadrature | Laplace):
+        at = evidence.modes.many(phi, evidence.data)
+
+    def per_task(u: Tensor, *at: Tensor) -> Tensor:
+        if isinstance(evidence, Quadrature | Laplace):
+            return evidence.per_task(program.phi(u), evidence.data, (at[0], at[1]))
+        return evidence.per_task(program.phi(u), evidence.data)
+
+    out: Tensor = over_draws(program, per_task, (phi, *at), chunk_size(4 * evidence.cells))
     return out
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian
-from bayesmeta.evidence.modes import Modes
+from bayesmeta.evidence.modes import At, Modes
 from bayesmeta.program import Phi, Program, Row
 from bayesmeta.tasks import Tasks
 
@@ -53,17 +53,17 @@ class Laplace:
         """The same evidence of other tasks."""
         return Laplace(self.program, tasks)
 
-    def total(self, phi: Phi, data: Any) -> Tensor:
-        """Σ_t log Z_t(φ)."""
-        return torch.stack([log_z.sum() for log_z in self._log_z(phi, data)]).sum()
+    def total(self, phi: Phi, data: Any, at: At | None = None) -> Tensor:
+        """Σ_t log Z_t(φ); modes and roots are looked for unless they are given."""
+        return torch.stack([log_z.sum() for log_z in self._log_z(phi, data, at)]).sum()
 
-    def per_task(self, phi: Phi, data: Any) -> Tensor:
+    def per_task(self, phi: Phi, data: Any, at: At | None = None) -> Tensor:
         """log Z_t(φ) in nats, (T,)."""
-        return torch.cat(self._log_z(phi, data))[self.order]
+        return torch.cat(self._log_z(phi, data, at))[self.order]
 
-    def _log_z(self, phi: Phi, data: Any) -> list[Tensor]:
+    def _log_z(self, phi: Phi, data: Any, at: At | None) -> list[Tensor]:
         """log Z of the tasks of each batch."""
-        modes, roots = self.modes.at(phi, data)
+        modes, roots = self.modes.at(phi, data) if at is None else at
         program = self.modes.program
 
         def one(row: Row, mode: Tensor, root: Tensor, observed: bool) -> tuple[Tensor, Tensor]:

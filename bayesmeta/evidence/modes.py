@@ -9,6 +9,9 @@ by √(g'P⁻¹g): the length of the step in posterior standard deviations.
 The search is one opaque operation to whatever surrounds it: `torch.func.vmap` hands it all points at once,
 `make_fx` records one call, and derivatives do not enter it. A `Workspace` around the density lets it start where
 it stopped last, and records and compiles its steps.
+
+At many points at once nothing is recorded: derivatives are then taken outside the maps over points and tasks,
+where they are plain tensor operations, and points that have arrived drop out of the search.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,17 +29,23 @@ from torch.utils import _pytree as pytree
 from bayesmeta.density import record_call
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.evidence.gaussian import Gaussian, is_definite
-from bayesmeta.program import Phi, Program, Row, stacked
+from bayesmeta.mapping import chunk_size, mapped, over_draws
+from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.workspace import Workspace, current
 
-__all__ = ["Found", "Modes", "Step"]
+__all__ = ["At", "Found", "Modes", "Step"]
+
+# Modes (T, p) in standardised θ and roots of P⁻¹ there (T, p, p), in the order of the batches.
+At: TypeAlias = tuple[Tensor, Tensor]
 
 LADDER = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)
 MOST_STEPS = 60
 # Newton steps this short, in posterior standard deviations, are taken whole without a look at the density, so many
 # times; should they not converge, each further one is looked at.
 BOLD, BOLD_STEPS = 3.0, 8
+# Numbers per cell of the data, coordinate of θ and point that a step keeps alive: chunks stay within the cache.
+NUMBERS = 10
 # Standardised coordinates to start from: off zero, where a symmetric density would have a saddle.
 START = 0.1
 
@@ -80,12 +89,25 @@ class Modes:
         self._key = torch.tensor(next(_numbers))
         _solvers[int(self._key)] = self
 
-    def at(self, phi: Phi, data: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    def at(self, phi: Phi, data: Sequence[Row]) -> At:
         """Modes (T, p) and roots (T, p, p) in the order of the batches, as constants; NaN where there is none."""
         flat = self.program.structure.phi.flatten(phi.values).detach()
         count, p = sum(len(row.mask) for row in data), self.program.structure.theta.size
         leaves = pytree.tree_flatten(list(data))[0]
         mode, root = _modes(self._key, flat, torch.zeros(count, p, dtype=torch.float64), leaves)
+        return mode, root
+
+    def many(self, u: Tensor, data: Sequence[Row]) -> At:
+        """Modes (S, T, p) and roots (S, T, p, p) in the order of the batches at coordinates of φ (S, q)."""
+        program, structure = self.program, self.program.structure
+        leaves = pytree.tree_flatten(list(data))[0]
+        count = sum(len(row.mask) for row in data)
+        like = torch.zeros(count, structure.theta.size, dtype=torch.float64)
+
+        def flat(u: Tensor) -> Tensor:
+            return structure.phi.flatten(program.phi(u).values)
+
+        mode, root = _modes(self._key, over_draws(program, flat, (u,), chunk_size(structure.phi.size)), like, leaves)
         return mode, root
 
     def log_joint(self, returned: Any, v: Tensor, row: Row, observed: bool) -> Tensor:
@@ -123,17 +145,66 @@ class Modes:
     # ------------------------------------------------------------------------------------------------------
 
     def _many(self, flat: Tensor, start: Tensor, leaves: Sequence[Tensor]) -> Found:
-        """Many points at once."""
+        """Many points at once, in chunks of bounded memory."""
+        rows = pytree.tree_unflatten(list(leaves), self._spec)
+        cells = sum(row.mask.numel() for row in rows) * (start.shape[-1] + 1)
+        chunk = chunk_size(NUMBERS * cells)
+        parts = [self._chunk(f, v, rows) for f, v in zip(flat.split(chunk), start.split(chunk), strict=True)]
+        return parts[0] if len(parts) == 1 else Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-        def newton(flat: Tensor, v: Tensor) -> Sequence[Tensor]:
-            found: Sequence[Tensor] = _over(self.program, lambda flat, v: self._newton(flat, v, *leaves), flat, v)
-            return found
+    def _chunk(self, flat: Tensor, v: Tensor, rows: Sequence[Row]) -> Found:
+        """The search at some points, of which those that have arrived drop out."""
+        out: Found | None = None
+        left = torch.arange(len(flat))
+        for count in range(MOST_STEPS):
+            found = self._step(*self._derivatives(flat[left], v, rows))
+            moved = self._moved(flat[left], v, rows, found, bold=count < BOLD_STEPS)
+            done = (found.decrement < self.tolerance) & found.definite
+            still = ~done & (moved != v).any(-1)
+            mode = torch.where(done.unsqueeze(-1), moved, math.nan)
+            now = Found(mode, found.root, found.decrement, found.definite)
+            out = now if out is None else Found(*(a.index_copy(0, left, b) for a, b in zip(out, now, strict=True)))
+            some = still.any(-1)
+            if not bool(some.any()):
+                break
+            left, v = left[some], moved[some]
+        return Found(*out) if out is not None else Found(v, v, v, v)
 
-        def ahead(flat: Tensor, v: Tensor, step: Tensor) -> Sequence[Tensor]:
-            (seen,) = _over(self.program, lambda *args: self._ahead(*args, *leaves), flat, v, step)
-            return (seen.movedim(1, 0),)
+    def _derivatives(self, flat: Tensor, v: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Gradients (P, T, p) and minus Hessians (P, T, p, p) at P points: no task's density knows another's θ."""
+        with torch.enable_grad():
+            leaf = v.detach().requires_grad_(True)
+            total = self._values(flat, leaf, rows).sum()
+            (g,) = torch.autograd.grad(total, leaf, create_graph=True)
+            columns = [_grad(g[..., i].sum(), leaf) for i in range(v.shape[-1])]
+        hessian = torch.stack(columns, -1)
+        return g.detach(), -0.5 * (hessian + hessian.mT)
 
-        return self._iterate(newton, ahead, flat, start)
+    def _moved(self, flat: Tensor, v: Tensor, rows: Sequence[Row], found: Step, *, bold: bool) -> Tensor:
+        """v (P, T, p) after the step: whole where all tasks of a point are near, else at its best length."""
+        far = torch.nonzero(~((found.decrement < BOLD) & found.definite).all(-1) | (not bold)).squeeze(-1)
+        moved = v + found.step
+        if len(far):
+            step = torch.where(torch.isfinite(found.step[far]), found.step[far], 0.0)
+            ladder = torch.tensor([0.0, *LADDER], dtype=torch.float64)[:, None, None, None]
+            tried = (v[far] + ladder * step).flatten(0, 1)
+            seen = self._values(flat[far].repeat(len(ladder), 1), tried, rows).unflatten(0, (len(ladder), len(far)))
+            moved = moved.index_copy(0, far, v[far] + _best(seen).unsqueeze(-1) * step)
+        return moved
+
+    def _values(self, flat: Tensor, v: Tensor, rows: Sequence[Row]) -> Tensor:
+        """log p(y_t, θ | φ) (P, T) at P points."""
+
+        def point(flat: Tensor, v: Tensor) -> Tensor:
+            returned = self._returned(flat)
+
+            def one(v: Tensor, row: Row, observed: bool) -> Tensor:
+                return self.log_joint(returned, v, row, observed)
+
+            return torch.cat(self._batches(one, v, rows))
+
+        values: Tensor = mapped(self.program, point, (flat, v))
+        return values
 
     def _iterate(
         self,
@@ -178,7 +249,7 @@ class Modes:
         inputs = _inputs(calls, leaves, workspace, key)
         return lambda *args: calls[0](*args, *inputs[0]), lambda *args: calls[1](*args, *inputs[1])
 
-    def _newton(self, flat: Tensor, v: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _newton(self, flat: Tensor, v: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
         """The elements of a `Step` at one φ (m,) and v (T, p)."""
         returned, rows = self._returned(flat), pytree.tree_unflatten(list(leaves), self._spec)
 
@@ -194,11 +265,16 @@ class Modes:
 
         parts = self._batches(one, v, rows)
         g, precision = (torch.cat([part[k] for part in parts]) for k in range(2))
+        return tuple(self._step(g, precision))
+
+    @staticmethod
+    def _step(g: Tensor, precision: Tensor) -> Step:
+        """The step from gradients (..., T, p) and minus Hessians (..., T, p, p)."""
         definite = is_definite(precision)
-        gaussian = Gaussian.of(torch.where(definite[:, None, None], precision, _made_definite(precision)), g)
+        gaussian = Gaussian.of(torch.where(definite[..., None, None], precision, _made_definite(precision)), g)
         root = torch.stack([torch.stack(column, -1) for column in gaussian.columns()], -1)
         decrement = torch.stack([w * w for w in gaussian.white]).sum(0).sqrt()
-        return torch.stack(gaussian.mean(), -1), root, decrement, definite
+        return Step(torch.stack(gaussian.mean(), -1), root, decrement, definite)
 
     def _ahead(self, flat: Tensor, v: Tensor, step: Tensor, *leaves: Tensor) -> tuple[Tensor]:
         """log p(y_t, θ | φ) (1 + ladder, T) at v and at v moved by each multiple of the step."""
@@ -243,11 +319,12 @@ def _best(seen: Tensor) -> Tensor:
     return ladder[torch.where(whole, 1, seen.argmax(0))]
 
 
-def _over(program: Program, fn: Callable[..., Any], *args: Tensor) -> Any:
-    """`fn` over a leading axis of its arguments."""
-    if program.structure.vectorised:
-        return torch.func.vmap(fn)(*args)
-    return stacked([fn(*(arg[i] for arg in args)) for i in range(len(args[0]))])
+def _grad(value: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient, zero where the value does not depend on the leaf; the graph is kept."""
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    (grad,) = torch.autograd.grad(value, leaf, retain_graph=True, materialize_grads=True)
+    return grad
 
 
 def _inputs(calls: Any, leaves: Sequence[Tensor], workspace: Workspace, key: Any) -> list[tuple[Tensor, ...]]:
@@ -283,14 +360,21 @@ def _modes(key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> tuple
     with torch._C._ForceDispatchKeyGuard(*_PLAIN), torch.no_grad():
         workspace = current()
         cold = torch.full((*flat.shape[:-1], *like.shape), START, dtype=torch.float64)
-        place = (int(key), cold.shape)
-        warm = None if workspace is None else workspace.last.get(place)
+        place = (int(key), like.shape)
+        warm = None if workspace is None else _warm(workspace.last.get(place), cold)
         found = solver.solve(flat, cold if warm is None else warm, data)
         if warm is not None and not bool(torch.isfinite(found.mode).all()):
             found = solver.solve(flat, cold, data)
         if workspace is not None and bool(torch.isfinite(found.mode).all()):
             workspace.last[place] = found.mode
     return found.mode.clone(), found.root.clone()
+
+
+def _warm(last: Tensor | None, cold: Tensor) -> Tensor | None:
+    """Where to start: at the last modes, or for another number of points at their median."""
+    if last is None or last.shape == cold.shape:
+        return last
+    return (last if last.dim() < cold.dim() else last.reshape(-1, *last.shape[-2:]).median(0).values).expand_as(cold)
 
 
 @_modes.register_fake

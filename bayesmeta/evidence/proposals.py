@@ -46,9 +46,7 @@ def modes_at(evidence: Curved, phi: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         HierarchyError: A task has no mode at one of them.
     """
-    program = evidence.modes.program
-    chunk = chunk_size(8 * sum(row.mask.numel() for row in evidence.data) * (program.structure.theta.size + 1))
-    mode, root = over_draws(program, lambda u: evidence.modes.at(program.phi(u), evidence.data), (phi,), chunk)
+    mode, root = evidence.modes.many(phi, evidence.data)
     mode, root = mode[:, evidence.order], root[:, evidence.order]
     lost = torch.nonzero(~torch.isfinite(mode).all(-1).all(0)).squeeze(-1)
     if len(lost):
