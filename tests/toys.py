@@ -21,6 +21,7 @@ class Toy:
     def __init__(self, fn: Callable[[Tensor], Tensor], dim: int) -> None:
         self.fn, self.dim, self.q = fn, dim, dim
         self.leaves: list[Tensor] = []
+        self.cells = dim
         self.is_joint = False
         self.program = SimpleNamespace(structure=SimpleNamespace(vectorised=True))
         self.calls = 0

@@ -37,8 +37,10 @@ __all__ = ["Auto", "run"]
 K_HAT = 0.7
 LEAST = 1000.0
 ROUNDS = 5
-PATIENCE = 2.0  # seconds: a round that takes longer is not repeated only to make good weights better
-SLOW = 0.3  # seconds for the gradients at all starts: from here on compiling pays
+# Numbers that one density goes through: above the first, good weights are not made better by another round; above
+# the second, compiling pays. Sizes and not seconds, so that a seed gives the same draws on a busy machine.
+LARGE = 20_000
+VERY_LARGE = 150_000
 MOST_DIMENSIONS = 60
 STEADY = 50.0  # effective draws that a covariance is trusted from
 
@@ -86,7 +88,8 @@ def run(target: Target, config: Auto, *, seed: int = 0, progress: bool = True) -
         reason = f"{target.dim:,} dimensions are too many for importance sampling: NUTS"
         return _after(nuts.run(target, _nuts(config, config.tune), seed=seed, progress=progress), (reason,), 0, begin)
     generator = torch.Generator().manual_seed(seed)
-    asked, starts, log = _started(target, config, generator, progress)
+    asked, log = _asked(target, config, progress)
+    starts = finite_starts(asked.value_and_grad, config.starts, target.dim, generator)
     with bar("climbing to the mode", 200, progress) as step:
         found = climb(asked.value_and_grad, starts, watch=lambda k, value: step(1))
     log = (*log, f"L-BFGS from {len(starts)} starts, {int(found.converged.sum())} arrived")
@@ -99,7 +102,7 @@ def run(target: Target, config: Auto, *, seed: int = 0, progress: bool = True) -
         return _after(draws, log, evaluations, begin)
     sampler = Importance(asked.log_prob, generator)
     with stage("drawing and weighting", progress):
-        rounds, interrupted = _rounds(sampler, proposal, config.draws)
+        rounds, interrupted = _rounds(sampler, proposal, config.draws, patient=target.cells < LARGE)
     _, k_hat, size = sampler.smoothed()
     if interrupted or good(k_hat, size, config.draws):
         draws = laplace.importance_draws(sampler, config.draws, seed, begin, (*log, *rounds), evaluations)
@@ -109,20 +112,13 @@ def run(target: Target, config: Auto, *, seed: int = 0, progress: bool = True) -
     return _after(draws, (*log, *rounds, reason), evaluations, begin)
 
 
-def _started(
-    target: Target, config: Auto, generator: torch.Generator, progress: bool
-) -> tuple[Target, Tensor, tuple[str, ...]]:
-    """What to ask for values and gradients, and where to start: compiled code where tasks are very many."""
-    with stage("looking for a start", progress):
-        finite_starts(target.value_and_grad, 1, target.dim, generator)  # what the first call loads is not counted
-        begin = time.perf_counter()
-        starts = finite_starts(target.value_and_grad, config.starts, target.dim, generator)
-        seconds = time.perf_counter() - begin
-    if seconds < SLOW or not config.compile or not target.program.structure.vectorised:
-        return target, starts, ()
+def _asked(target: Target, config: Auto, progress: bool) -> tuple[Target, tuple[str, ...]]:
+    """What to ask for values and gradients: compiled code where tasks are very many."""
+    if target.cells < VERY_LARGE or not config.compile or not target.program.structure.vectorised:
+        return target, ()
     with stage("compiling the density", progress):
         asked = target.pointwise()
-    return asked, starts, (f"{config.starts} gradients took {seconds:.1f} s: the density was compiled",)
+    return asked, (f"one density goes through {target.cells:,} numbers: it was compiled",)
 
 
 def good(k_hat: float, size: float, draws: int) -> bool:
@@ -130,23 +126,21 @@ def good(k_hat: float, size: float, draws: int) -> bool:
     return k_hat < K_HAT and size >= min(LEAST, draws / 4)
 
 
-def _rounds(sampler: Importance, proposal: Proposal, draws: int) -> tuple[tuple[str, ...], bool]:
+def _rounds(sampler: Importance, proposal: Proposal, draws: int, *, patient: bool) -> tuple[tuple[str, ...], bool]:
     """Draw and refit until the weights are good; a sentence per round, and whether it was interrupted."""
     log: list[str] = []
     for number in range(ROUNDS):
-        begin = time.perf_counter()
         try:
             sampler.draw(proposal, max(draws // 2, 100))
         except KeyboardInterrupt:
             if not sampler.rounds:
                 raise
             return (*log, "interrupted: what was drawn until then is kept"), True
-        seconds = time.perf_counter() - begin
         _, k_hat, size = sampler.smoothed()
         what = "a Student-t at the mode" if number == 0 else "a mixture of Student-t's fitted to them"
         log.append(f"round {number + 1}, {what}: k-hat {k_hat:.2f}, effective size {size:,.0f}")
         enough = size >= draws / 2 and len(sampler.u) >= draws and k_hat < 0.5
-        if good(k_hat, size, draws) and (enough or seconds > PATIENCE):
+        if good(k_hat, size, draws) and (enough or not patient):
             break
         if size == 0.0:
             break
