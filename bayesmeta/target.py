@@ -74,7 +74,7 @@ class Target:
 
     def _chunks(self, u: Tensor, numbers: int) -> Iterator[tuple[Tensor, ...]]:
         """Points and what is ready for them, so many at a time that memory stays bounded."""
-        chunk = chunk_size(numbers * self._cells)
+        chunk = chunk_size(numbers * self.cells)
         tasks, p = self._theta
         for block in u.split(max(chunk, chunk_size(tasks * p * (p + 1)))):
             yield from zip(*(t.split(chunk) for t in (block, *self._ready(block))), strict=True)
@@ -137,7 +137,8 @@ class Target:
         return _Pointwise(self)
 
     @property
-    def _cells(self) -> int:
+    def cells(self) -> int:
+        """Numbers that one density goes through."""
         evidence: Any = self.evidence
         return int(evidence.cells) + self.dim
 
