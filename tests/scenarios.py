@@ -464,21 +464,25 @@ def skewed() -> Scenario:
         theta = pyro.sample("theta", dist.LogNormal(*phi))
         return pyro.sample("y", dist.Exponential(theta).expand([len(x)]).to_event(1), obs=y)
 
-    def weighted(phi: PhiValues, task: bm.Task) -> tuple[Array, list[Array]]:
-        """log Z, and the first two moments of θ, by the trapezoidal rule over standardised log θ."""
-        n, total = task.n, float(task.y.sum())
+    def log_moment(phi: PhiValues, task: bm.Task, power: int) -> Array:
+        """log ∫ θ^power p(y | θ) p(θ | φ) dθ by the trapezoidal rule over standardised log θ."""
+        n, total = task.n + power, float(task.y.sum())
         mu, tau = np.asarray(phi["mu"], dtype=np.float64), np.asarray(phi["tau"], dtype=np.float64)
-        grid = np.linspace(-9.0, 9.0, 401)
-        sums = [np.full(np.broadcast(mu, tau).shape, -np.inf) for _ in range(3)]
-        for z in grid:
+        grid = np.linspace(-9.0, 9.0, 181)
+        largest = np.full(np.broadcast(mu, tau).shape, -np.inf)
+        summed = np.zeros_like(largest)
+        for z, log_weight in zip(grid, stats.norm.logpdf(grid) + np.log(grid[1] - grid[0]), strict=True):
             log_theta = mu + tau * z
-            term = stats.norm.logpdf(z) + np.log(grid[1] - grid[0]) + n * log_theta - np.exp(log_theta) * total
-            sums = [np.logaddexp(kept, term + k * log_theta) for k, kept in enumerate(sums)]
-        return sums[0], [np.exp(kept - sums[0]) for kept in sums[1:]]
+            term = log_weight + n * log_theta - np.exp(log_theta) * total
+            higher = np.maximum(largest, term)
+            summed = summed * np.exp(largest - higher) + np.exp(term - higher)
+            largest = higher
+        return np.asarray(largest + np.log(summed))
 
     def moments(phi: PhiValues, task: bm.Task) -> tuple[Array, Array]:
-        first, second = weighted(phi, task)[1]
-        return first[..., None], (second - first**2)[..., None]
+        log_z, first, second = (log_moment(phi, task, power) for power in range(3))
+        mean = np.exp(first - log_z)
+        return mean[..., None], (np.exp(second - log_z) - mean**2)[..., None]
 
     def log_prior(phi: PhiValues) -> Array:
         return np.asarray(
@@ -493,7 +497,7 @@ def skewed() -> Scenario:
         bm.Tasks.from_lists(None, times),
         "quadrature",
         points,
-        lambda phi, task: weighted(phi, task)[0],
+        lambda phi, task: log_moment(phi, task, 0),
         moments,
         None,
         log_prior,

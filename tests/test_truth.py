@@ -146,7 +146,7 @@ def in_stans_words(name: str, draws: dict[str, Array]) -> dict[str, Array]:
     return draws
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if "rats" in n else n for n in REFERENCES])
 def test_the_posteriors_of_posteriordb_are_those_of_stan(name: str) -> None:
     """φ, and θ of every task: the largest of all |z| against its Bonferroni bound at one in a thousand."""
     theirs = {site: chains for site, chains in reference_draws(name).items() if site != "alpha0"}
@@ -168,7 +168,8 @@ def test_the_posteriors_of_posteriordb_are_those_of_stan(name: str) -> None:
 # --- lme4 ---------------------------------------------------------------------------------------------------
 
 
-def test_sleepstudy_is_near_lme4s_estimates() -> None:
+@pytest.mark.parametrize("inference", ["auto", pytest.param("nuts", marks=pytest.mark.long)])
+def test_sleepstudy_is_near_lme4s_estimates(inference: str) -> None:
     """REML is not a posterior, but under these wide priors it must lie in the middle of it.
 
     Fixed effects: the priors (sds of 100 and 20) say next to nothing against 18 people, so that the medians may
@@ -177,7 +178,7 @@ def test_sleepstudy_is_near_lme4s_estimates() -> None:
     one posterior sd. The noise is known well, from 180 measurements: half a posterior sd.
     """
     model = shelf.load_model(shelf.path_of("model", "sleepstudy"))
-    posterior = bm.fit(model.hierarchy, model.tasks(), bm.NUTS(draws=1200), progress=False)
+    posterior = bm.fit(model.hierarchy, model.tasks(), inference, progress=False)
     table: Any = posterior.summary().T.to_dict()
     estimates = {
         "mu[0]": (251.405, 0.25),
@@ -189,6 +190,7 @@ def test_sleepstudy_is_near_lme4s_estimates() -> None:
     }
 
     assert posterior.info.gram
+    assert posterior.verdict.level == "fine"
     assert min(table[site]["ess_bulk"] for site in estimates) > 1000
     for site, (estimate, tolerance) in estimates.items():
         row = table[site]
