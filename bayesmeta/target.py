@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bayesmeta.density import Density
-from bayesmeta.evidence import Collapsed, Joint, Laplace, Quadrature
+from bayesmeta.evidence import Collapsed, Exact, Joint, Laplace, Quadrature
 from bayesmeta.mapping import chunk_size, mapped, over_draws
 from bayesmeta.program import Program
 from bayesmeta.sites import quiet_pyro
@@ -102,7 +102,8 @@ class Target:
     def density(self, compile: bool = True) -> Density:
         """Value and gradient at one point, recorded once and compiled if wanted."""
         shapes = ((leaf.shape, leaf.dtype) for leaf in self.leaves)
-        key = (type(self.evidence), self.program.plain_centring, self.dim, compile, *shapes)
+        fixed = self.evidence.fixed if isinstance(self.evidence, Exact | Joint) else ()
+        key = (type(self.evidence), fixed, self.program.plain_centring, self.dim, compile, self._spec, *shapes)
         known = self._recorded.get(key)
         if known is not None:
             return known.on(self.leaves)

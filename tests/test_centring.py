@@ -19,12 +19,13 @@ from torch.distributions import biject_to
 import bayesmeta as bm
 from bayesmeta.centring import CENTRED, STANDARDISED, Centring, Degree, is_normal, place, place_log_prob
 from bayesmeta.errors import BayesmetaWarning, HierarchyError, OptionError, UnknownNameError
-from bayesmeta.evidence import Joint
+from bayesmeta.evidence import Exact, Joint
 from bayesmeta.likelihood import evidence_per_task, log_likelihood_rows
 from bayesmeta.program import Row
 from bayesmeta.sites import Values, quiet_pyro
 from bayesmeta.target import Target
 from tests.evidences import HARD, hierarchy_of, ragged
+from tests.sbc_models import gaussian
 from tests.scenarios import SCENARIOS, correlated, normal_normal
 from tests.test_sites import ALL
 
@@ -279,6 +280,43 @@ def test_a_recorded_density_serves_no_other_centring() -> None:
     again = by_task[0].on(by_task[1].evidence).density(compile=False)
     torch.testing.assert_close(again(u), by_task[1].fn(u, *by_task[1].leaves))
     assert abs(float(again(u) - known(u))) > 1e-3
+
+
+def test_a_recorded_density_serves_no_other_order_of_tasks() -> None:
+    """Two buckets of the same shapes: what is recorded knows where each row of them belongs."""
+    y = [[float(t)] * (600 if t >= 12 else 1) for t in range(16)]
+    mixed = [k for t in range(4) for k in (3 * t, 12 + t, 3 * t + 1, 3 * t + 2)]
+    tasks = bm.Tasks.from_lists(None, y)
+    program = gaussian().program(tasks)
+    first, other = (Target(Joint(program, some, False)) for some in (tasks, tasks[mixed]))
+    recorded, again = first.density(compile=False), first.on(other.evidence).density(compile=False)
+    u = torch.linspace(-1.0, 1.0, first.dim)
+
+    assert len(first.evidence.data) == 2
+    assert [leaf.shape for leaf in first.leaves] == [leaf.shape for leaf in other.leaves]
+    torch.testing.assert_close(again(u), other.fn(u, *other.leaves))
+    assert abs(float(recorded.on(other.leaves)(u) - again(u))) > 1  # which the other one would not be
+    first.on(Joint(program, tasks[:], False)).density(compile=False)
+    assert len(first._recorded) == 2  # the same order needs no other
+
+
+def test_a_density_recorded_with_observations_serves_no_tasks_without() -> None:
+    """Rows made up for these may be impossible, here by a division by zero."""
+
+    def task(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi, 1.0))
+        drawn: Tensor = pyro.sample("y", dist.Normal(theta + 1 / x, 1.0).to_event(1), obs=y)
+        return drawn
+
+    hierarchy = bm.Hierarchy(gaussian().hyperprior, task)
+    tasks = bm.Tasks.from_lists([[2.0], [3.0]], [[1.0], [4.0]])
+    none = bm.Tasks.without_observations(["a", "b"], like=tasks)
+    program = hierarchy.program(tasks)
+    first, other = (Target(Exact(program, some)) for some in (tasks, none))
+    recorded, again = first.density(compile=False), first.on(other.evidence).density(compile=False)
+
+    assert math.isclose(float(again(torch.zeros(1))), -0.5 * math.log(2 * math.pi))
+    assert math.isnan(float(recorded.on(other.leaves)(torch.zeros(1))))
 
 
 def test_some_of_the_tasks_keep_their_degrees() -> None:

@@ -26,6 +26,7 @@ from bayesmeta.diagnose.sbc import Calibration
 from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, DataError, FileFormatError, HierarchyError, OptionError
 from tests import sbc_models
+from tests.plated_models import PAIRS
 from tests.sbc_models import Conjugate, design, gaussian
 from tests.scenarios import SCENARIOS
 
@@ -99,6 +100,23 @@ def test_back_ends_run_on_hierarchies(name: str, config: Any) -> None:
     assert not found.unfitted
     assert np.all(found.stats["effective"] > 1)
     assert found.quantities[-1] == "log p(φ, D)"
+
+
+@pytest.mark.parametrize("name", ["radon", "schools-reparametrised", "baseball"])
+def test_a_plated_model_is_calibrated_as_the_hierarchy_by_hand(name: str) -> None:
+    pair, quick = PAIRS[name](), bm.Laplace(draws=60, starts=1)
+    plated, by_hand = (sbc(h, pair.tasks, quick, 2, cores=1, progress=False) for h in (pair.plated, pair.by_hand))
+    other = sbc(pair.plated, pair.tasks, quick, 2, seed=1, cores=1, progress=False)
+
+    assert plated.quantities == by_hand.quantities
+    assert np.array_equal(plated.ranks, by_hand.ranks)
+    assert not np.array_equal(other.ranks, by_hand.ranks)
+
+
+def test_a_plated_model_with_a_factor_cannot_be_run_forwards() -> None:
+    pair = PAIRS["factors"]()
+    with pytest.raises(HierarchyError, match=r"the hyperprior observes \['shrink'\] .*pyro\.factor"):
+        sbc(pair.plated, pair.tasks, bm.Laplace(), 2, cores=1, progress=False)
 
 
 def test_joint_sampling_has_no_collapsed_density_to_rank() -> None:

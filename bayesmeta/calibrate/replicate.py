@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from bayesmeta.calibrate.quantities import Quantities
 from bayesmeta.calibrate.simulate import Simulated, check_simulates, simulate
 from bayesmeta.diagnose.sbc import rank
 from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, DataError, HierarchyError
-from bayesmeta.evidence import Collapsed, Joint, choose
+from bayesmeta.evidence import Joint, choose
 from bayesmeta.evidence.conditional import theta_coordinates, theta_values
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.mapping import flatten_draws, over_draws
@@ -86,7 +84,7 @@ class Replicator:
         _check_same_sites(self.program, self.simulator)
         check_simulates(self.simulator, tasks)
         self.evidence = choose(self.program, tasks, config.evidence)
-        self._targets: dict[Any, Target] = {}
+        self._first = Target(self.evidence)
         some = [simulate(self.simulator, tasks, k).phi for k in range(3)]
         phi = {name: torch.stack([one[name] for one in some]) for name in some[0]}
         collapsed = not isinstance(self.evidence, Joint)
@@ -134,7 +132,7 @@ class Replicator:
         with quiet_pyro():
             evidence = self.evidence
             made = Joint(self.program, tasks) if isinstance(evidence, Joint) else evidence.on(tasks)
-        return self._targets.setdefault(_kind(made), Target(made)).on(made)
+        return self._first.on(made)
 
     def _values(self, target: Target, true: Simulated, u: Tensor, seed: int) -> Tensor:
         """The quantities (1 + l, Q) of the true values, in front, and of draws u (l, dim)."""
@@ -152,17 +150,6 @@ class Replicator:
             _in_front(true.phi, phi),
             _in_front(true.theta, theta),
         )
-
-
-def _kind(evidence: Collapsed | Joint) -> tuple[Any, ...]:
-    """What two evidences must have in common to be the same function of their data."""
-    centring = evidence.program.centring
-    fixed = (
-        tuple(sorted((k, v) for k, v in centring.items() if isinstance(v, float)))
-        if isinstance(centring, Mapping)
-        else centring
-    )
-    return type(evidence), str(pytree.tree_structure(evidence.data)), fixed
 
 
 def effective_draws(draws: Draws, q: int) -> float:

@@ -61,6 +61,11 @@ class Exact:
         self._order = torch.argsort(torch.cat([batch.index for batch in batches]))
         self.cells = sum(batch.mask.numel() for batch in batches)
 
+    @property
+    def fixed(self) -> tuple[bool, ...]:
+        """What `total` holds besides φ and data: which batches have observations."""
+        return tuple(self._observed)
+
     def on(self, tasks: Tasks) -> Exact:
         """The same evidence of other tasks.
 

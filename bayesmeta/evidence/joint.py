@@ -67,6 +67,11 @@ class Joint:
         self._where = order
         self.cells = sum(batch.mask.numel() for batch in batches)
 
+    @property
+    def fixed(self) -> bytes:
+        """What `total` holds besides φ, θ and data: which task each row of the data belongs to."""
+        return self._where.numpy().tobytes()
+
     def take(self, index: Tensor) -> Joint:
         """The same joint density of the tasks at these positions, none twice; nothing is read again."""
         part = copy.copy(self)
