@@ -30,7 +30,7 @@ from bayesmeta.tasks import Tasks
 __all__ = ["LADDER", "MOST_DIMENSIONS", "Quadrature"]
 
 MOST_DIMENSIONS = 3
-LADDER = {1: (7, 11, 17, 25), 2: (5, 7, 11, 17), 3: (5, 7, 11)}
+LADDER = {1: (7, 11, 17, 25), 2: (5, 7, 11, 17), 3: (5, 7, 9, 11)}
 """Nodes per dimension to try, by dim θ, coarse to fine."""
 
 # The nodes move with the mode found, and the error with them: far less than the error itself, this near.
