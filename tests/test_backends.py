@@ -25,8 +25,8 @@ from tests.truth import Array, Exact, Scenario
 NAMES = ("normal_normal", "paired", "beta_binomial", "poisson_gamma", "skewed")
 
 CHAINS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "nuts": ({"draws": 500, "tune": 300, "chains": 2, "compile": False}, {"draws": 10_000}),
-    "nuts-joint": ({"draws": 500, "tune": 300, "chains": 2, "compile": False}, {"draws": 15_000}),
+    "nuts": ({"draws": 400, "tune": 200, "chains": 2, "compile": False}, {"draws": 10_000}),
+    "nuts-joint": ({"draws": 400, "tune": 200, "chains": 2, "compile": False}, {"draws": 15_000}),
     "hmc-vectorised": ({"draws": 50, "tune": 200, "compile": False}, {"draws": 500}),
     "auto": ({"compile": False}, {"draws": 16_000}),
 }
@@ -35,9 +35,9 @@ CHAINS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 WEIGHTED: dict[str, dict[str, Any]] = {
     "laplace": {},
     "pathfinder": {},
-    "svi-meanfield": {"steps": 300},
-    "svi-fullrank": {"steps": 300},
-    "svi-lowrank": {"steps": 300},
+    "svi-meanfield": {"steps": 200, "particles": 8},
+    "svi-fullrank": {"steps": 200, "particles": 8},
+    "svi-lowrank": {"steps": 200, "particles": 8},
     "svi-flow": {"steps": 150},
 }
 """Presets that approximate and correct: k-hat tells whether that went well. With a small budget."""
