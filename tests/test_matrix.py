@@ -18,7 +18,7 @@ from bayesmeta.presets import BACK_ENDS, back_end_of, read_preset, with_options
 
 MODELS, PRESETS = shelf.names("model"), shelf.names("preset")
 DRAWS = 20
-TASKS = 12
+TASKS = 6
 TINY: dict[str, dict[str, Any]] = {
     "nuts": {"draws": DRAWS // 2, "tune": 5, "chains": 2, "compile": False, "max_treedepth": 2},
     "auto": {"draws": DRAWS, "starts": 1, "tune": 5, "chains": 2, "compile": False},
