@@ -122,7 +122,7 @@ def title(path: Path) -> str:
     """The first line of a model's docstring, or of a preset's comment.
 
     >>> title(path_of("preset", "nuts"))
-    'NUTS over phi: the preset to start with.'
+    'NUTS over phi, or over phi and theta: the thorough road.'
     """
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
