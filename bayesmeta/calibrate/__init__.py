@@ -25,6 +25,7 @@ from bayesmeta.errors import BayesmetaError, BayesmetaWarning, FileFormatError, 
 from bayesmeta.fingerprint import differences, fingerprint
 from bayesmeta.fit import check, configured
 from bayesmeta.hierarchy import Hierarchy
+from bayesmeta.infer.options import check_whole
 from bayesmeta.presets import Config, back_end_of
 from bayesmeta.tasks import Tasks
 from bayesmeta.track import bar, stage
@@ -93,18 +94,13 @@ def sbc(
     if truth is not None:
         check(truth, tasks, seed)
     for name, value, least in (("replications", replications, 1), ("draws", draws, 1), ("theta", theta, 0)):
-        _check_whole(name, value, least)
+        check_whole(name, value, least)
     with stage("looking at the hierarchy", progress):
         settings: dict[str, Any] = {"draws": draws, "theta": theta, "seed": seed}
         replicator = Replicator(hierarchy, truth or hierarchy, tasks, config, **settings)
     book = _Book(replicator, _record(replicator, settings), replications, path)
     _fill(book, replicator, cores, progress)
     return book.calibration()
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def _fill(book: _Book, replicator: Replicator, cores: int | None, progress: bool) -> None:

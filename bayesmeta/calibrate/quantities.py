@@ -23,7 +23,6 @@ __all__ = ["LOG_COLLAPSED", "LOG_JOINT", "LOG_LIKELIHOOD", "Quantities"]
 LOG_JOINT = "log p(φ, θ, D)"
 LOG_LIKELIHOOD = "log p(D | φ, θ)"
 LOG_COLLAPSED = "log p(φ, D)"
-CONSTANT = 3  # draws of φ that must not all agree
 
 
 class Quantities:

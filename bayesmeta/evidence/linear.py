@@ -136,15 +136,6 @@ def random_phi(program: Program, count: int, seed: int = 1) -> list[Phi]:
     return [program.phi(2 * torch.rand(size, generator=generator) - 1) for _ in range(count)]
 
 
-def _far_phi(program: Program, distance: float, generator: torch.Generator) -> Tensor:
-    """A flat φ, its real elements at that distance from zero: a mean may bend far from where others are."""
-    parts = []
-    for site in program.structure.phi:
-        u = 2 * torch.rand(site.size, generator=generator) - 1
-        parts.append(distance * u if site.is_real else u)
-    return program.structure.phi.flatten(program.phi(torch.cat(parts)).values)
-
-
 def far_points(program: Program, count: int) -> Tensor:
     """Points [φ, θ] (count, q + p), near zero and then farther and farther away."""
     generator = torch.Generator().manual_seed(2)
