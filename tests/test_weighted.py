@@ -173,6 +173,16 @@ def test_eight_schools_by_auto() -> None:
     assert posterior.verdict.level == "fine"
 
 
+def test_few_draws_asked_for_are_taken_from_enough() -> None:
+    """A short tail, seen by 1,000 replications of `sbc` at 500 draws a round, is not seen at 2,000."""
+    model = gallery("radon")
+    posterior = fitted(model.hierarchy, model.load(), Auto(draws=100))
+    first = next(line for line in posterior.info.log if line.startswith("round 1"))
+
+    assert len(posterior.phi_coordinates) == 100
+    assert float(first.rsplit(" ", 1)[1].replace(",", "")) > auto.LEAST
+
+
 def test_a_joint_target_of_many_dimensions_goes_straight_to_nuts() -> None:
     scenario = SCENARIOS["normal_normal"]()
     many = bm.Tasks.from_lists(None, [[float(k)] for k in range(70)], context={"sigma": [1.0] * 70})
