@@ -17,7 +17,7 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["METHODS", "adapt", "check_like"]
+__all__ = ["METHODS", "adapt", "check_like", "observations"]
 
 METHODS = ("auto", "exact", "quadrature", "laplace", "nuts")
 K_HAT_LIMIT = 0.7
@@ -54,7 +54,7 @@ def adapt(
         NotAvailableError: The fit has another evidence than that.
     """
     _check(posterior, tasks, method)
-    known, before = _observations(posterior.tasks, tasks)
+    known, before = observations(posterior.tasks, tasks)
     pick = _evenly(len(posterior.phi_coordinates), draws)
     evidence = posterior.collapsed
     if method not in ("auto", "nuts", kind(evidence)):
@@ -97,7 +97,7 @@ def check_like(fit: Tasks, tasks: Tasks) -> None:
         raise DataError(f"context must be {sorted(fit.context)} as in the fit, got {sorted(tasks.context)}")
 
 
-def _observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
+def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
     """All that is known of each task, and the part of it that the fit has seen."""
     nothing = Tasks.without_observations(tasks.names, like=tasks, context=tasks.context or None)
     seen = [name for name in tasks.names if name in fit]
