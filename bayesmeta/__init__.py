@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bayesmeta import data, plot
     from bayesmeta.adapt import Adapted
     from bayesmeta.calibrate import sbc
+    from bayesmeta.closed_form import ClosedForm
     from bayesmeta.diagnose.sbc import Calibration
     from bayesmeta.diagnose.verdict import Verdict
     from bayesmeta.draws import Draws, Info
@@ -45,6 +46,7 @@ __all__ = [
     "BayesmetaError",
     "BayesmetaWarning",
     "Calibration",
+    "ClosedForm",
     "Draws",
     "Hierarchy",
     "Info",
@@ -71,6 +73,7 @@ _WHERE = {
     "BayesmetaError": "errors",
     "BayesmetaWarning": "errors",
     "Calibration": "diagnose.sbc",
+    "ClosedForm": "closed_form",
     "Draws": "draws",
     "Hierarchy": "hierarchy",
     "Info": "draws",

@@ -154,7 +154,7 @@ def _coordinates(posterior: Posterior) -> xr.Dataset:
     u = posterior.draws.u.numpy()
     variables: dict[str, Any] = {"u": (("chain", "draw", "coordinate"), u)}
     if not isinstance(posterior.collapsed, Joint):
-        theta = posterior.theta_coordinates.numpy().reshape(*u.shape[:2], len(posterior.tasks), -1)
+        theta = posterior.theta_coordinates.reshape(*u.shape[:2], *posterior.theta_coordinates.shape[1:]).numpy()
         variables["theta_coordinates"] = (("chain", "draw", "task", "theta_coordinate"), theta)
         return xr.Dataset(variables)
     for name, degree in posterior.collapsed.degrees.items():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from bayesmeta.closed_form import ClosedForm
 from bayesmeta.errors import BayesmetaError, HierarchyError
 from bayesmeta.plated import Plated
 from bayesmeta.plates import feasible, is_factor
@@ -37,6 +38,8 @@ class Hierarchy:
         hyperprior: ``hyperprior()`` samples φ and returns it, in any nesting of tuples, dicts and tensors.
         task: ``task(phi, x, y=None, **context)`` samples θ and observes ``y`` for one task: x (n, d), y (n,).
             Context columns of the `Tasks` arrive by keyword.
+        evidence: Formulas for log Z_t(φ) and θ | φ, D_t that the family knows; by default the library finds its
+            own. With them the task may do without θ.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -53,12 +56,20 @@ class Hierarchy:
           theta  found when the hierarchy first meets tasks
     """
 
-    def __init__(self, hyperprior: Callable[[], Any], task: Callable[..., Any]) -> None:
+    def __init__(
+        self, hyperprior: Callable[[], Any], task: Callable[..., Any], *, evidence: ClosedForm | None = None
+    ) -> None:
         for name, function in (("hyperprior", hyperprior), ("task", task)):
             if not callable(function):
                 raise HierarchyError(f"{name} must be a function, got {type(function).__name__}")
+        if not isinstance(evidence, ClosedForm | None):
+            raise HierarchyError(
+                f"evidence must be a ClosedForm, got {type(evidence).__name__}; how an ordinary hierarchy's is had is "
+                "a setting of the back-end: NUTS(evidence=...)"
+            )
         self.hyperprior = hyperprior
         self.task = task
+        self.closed_form = evidence
         self._plated: Plated | None = None
         self._seen: Structure | None = None
 
@@ -109,8 +120,8 @@ class Hierarchy:
         """The hierarchy as pure functions, its sites found by running it on these tasks."""
         if self._plated is not None:
             self.hyperprior, self.task = self._plated.functions(tasks)
-        self._seen = discover(self.hyperprior, self.task, tasks)
-        return Program(self.hyperprior, self.task, self._seen)
+        self._seen = discover(self.hyperprior, self.task, tasks, without_theta=self.closed_form is not None)
+        return Program(self.hyperprior, self.task, self._seen, closed_form=self.closed_form)
 
     def joint(self, tasks: Tasks) -> Callable[[], dict[str, Tensor]]:
         """The same model as an ordinary Pyro model with a plate named ``task``.
@@ -165,8 +176,16 @@ def _shape(shape: tuple[int, ...]) -> str:
 # Finding the sites
 
 
-def discover(hyperprior: Callable[[], Any], task: Callable[..., Any], tasks: Tasks) -> Structure:
+def discover(
+    hyperprior: Callable[[], Any], task: Callable[..., Any], tasks: Tasks, *, without_theta: bool = False
+) -> Structure:
     """Run a hierarchy on some of the tasks and find out what it is made of.
+
+    Args:
+        hyperprior: The user's p(φ).
+        task: The user's p(θ | φ) p(y | x, θ, φ).
+        tasks: The tasks.
+        without_theta: Whether the task may sample no θ.
 
     Raises:
         HierarchyError: A discrete φ or θ, a θ named like a φ, no θ, no observed site, a θ whose shape differs
@@ -178,6 +197,8 @@ def discover(hyperprior: Callable[[], Any], task: Callable[..., Any], tasks: Tas
         probes = _probes(tasks)
         vector = _columns_as_vector(task, returned, probes)
         theta, observed = _theta_sites(task, returned, probes, vector)
+        if not theta and not without_theta:
+            raise HierarchyError("the task has no θ: sample at least one latent site inside it")
         _check_names(phi_sites, theta, observed)
         structure = Structure(Sites(tuple(phi_sites)), Sites(tuple(theta)), observed, vector)
         structure = replace(structure, maskable=maskable(Program(hyperprior, task, structure), returned, tasks))
@@ -295,9 +316,7 @@ def _theta_sites(
         met = _run(task, phi, probe, vector)
         names = _observed(met, probe)
         sites = [_site(meeting) for meeting in met.values() if not meeting.observed]
-        if not sites:
-            raise HierarchyError("the task has no θ: sample at least one latent site inside it")
-        if not first:
+        if not observed:
             first, observed = sites, names
         _check_same(first, sites, probes[0], probe)
         if set(names) != set(observed):

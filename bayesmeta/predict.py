@@ -2,6 +2,9 @@
 
 Means and standard deviations are those of the mixture, by the law of total variance. Quantiles of Normal
 observations solve the mixture's distribution function by Newton's method; others are quantiles of draws.
+
+Where the family knows p(y* | φ, D_t) in closed form, that stands in place of p(y* | θ_s, φ_s): θ is integrated out,
+and a handful of draws of φ, or a single point, is enough.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
+from bayesmeta.drawing import draw
 from bayesmeta.errors import (
     BayesmetaError,
     BayesmetaWarning,
@@ -27,14 +32,13 @@ from bayesmeta.errors import (
 )
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
 from bayesmeta.program import Program, Row
+from bayesmeta.quantiles import normal_mixture_quantile, quantiles_of_draws
 from bayesmeta.sites import Meeting, Values
 from bayesmeta.tasks import Padded, Tasks
 from bayesmeta.threads import one_thread
 
 __all__ = ["Predictive", "query_tasks"]
 
-NEWTON_STEPS = 60
-PROBABILITY_ERROR = 1e-9
 QUANTILE_DRAWS = 4000
 
 
@@ -47,8 +51,13 @@ class Predictive:
         query: The inputs, as `Tasks`.
     """
 
-    def __init__(self, program: Program, query: Tasks, phi: Tensor, theta: Tensor, method: str) -> None:
+    def __init__(
+        self, program: Program, query: Tasks, phi: Tensor, theta: Tensor, method: str, support: Tasks | None = None
+    ) -> None:
+        form = program.closed_form
         self._program = program
+        self._predictive = None if form is None or support is None else form.predictive
+        self._support = support
         self.query = query
         self._phi = phi
         self._theta = theta
@@ -63,7 +72,8 @@ class Predictive:
     def __getitem__(self, name: str) -> Predictive:
         """The predictive distribution of one task."""
         k = self.query.index(name)
-        return Predictive(self._program, self.query[[k]], self._phi[:, [k]], self._theta[:, [k]], self.method)
+        support = None if self._support is None else self._support[[k]]
+        return Predictive(self._program, self.query[[k]], self._phi[:, [k]], self._theta[:, [k]], self.method, support)
 
     @property
     def mean(self) -> Tensor:
@@ -83,7 +93,7 @@ class Predictive:
         found = self._normal_quantiles(levels)
         if found is None:
             count = max(QUANTILE_DRAWS, len(self._phi))
-            found = self._drawn(count, 0, lambda values: _quantiles_of_draws(values[0], levels), (len(levels),))
+            found = self._drawn(count, 0, lambda values: quantiles_of_draws(values[0], levels), (len(levels),))
         return found if isinstance(q, Sequence) else found[0]
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
@@ -107,7 +117,7 @@ class Predictive:
             pointwise: Each observation on its own (T, m), rather than all of a task together (T,).
         """
         observed = self._observed(y)
-        if pointwise and not self._program.structure.maskable:
+        if pointwise and not self._program.structure.maskable and self._predictive is None:
             raise NotAvailableError("pointwise=True: the observations of a task are one joint event in this hierarchy")
         program, count = self._program, math.log(len(self._phi))
 
@@ -115,7 +125,10 @@ class Predictive:
             return torch.logsumexp(terms[0], 0) - count
 
         if pointwise:
-            return self._reduced(lambda met, row: (met.rows_log_prob(),), mixed, y=observed)
+            by_row = _marginal_log_prob if self._predictive else lambda met, row: (met.rows_log_prob(),)
+            return self._reduced(by_row, mixed, y=observed)
+        if self._predictive is not None:
+            return self._reduced(lambda met, row: (met.log_prob(),), mixed, y=observed, per_task=True)
         return self._reduced(
             lambda met, row: (program.observed_log_prob(met, row.mask),), mixed, y=observed, per_task=True
         )
@@ -163,7 +176,8 @@ class Predictive:
             return torch.stack([normal_mixture_quantile(parameters[0], parameters[1], level) for level in levels])
 
         try:
-            return self._reduced(_loc_and_scale, solve, lead=(len(levels),))
+            read = _loc_and_scale if self._predictive is None else _marginals
+            return self._reduced(read, solve, lead=(len(levels),))
         except NotImplementedError:
             return None
 
@@ -216,8 +230,10 @@ class Predictive:
         pick = torch.arange(len(self._phi)) if pick is None else pick
         width = () if per_task else (int(tasks.sizes.max()), *self.query.y.shape[1:])
         out = torch.full((*lead, len(tasks), *width), math.nan, dtype=torch.float64)
-        for batch in tasks.padded(exact_sizes=not self._program.structure.maskable):
-            step = max(1, CHUNK_NUMBERS // (len(pick) * max(1, batch.y[0].numel())))
+        # together, observations have no density without the padding; nor is there a closed form of some of them
+        exact_sizes = self._predictive is not None or not self._program.structure.maskable
+        for batch in tasks.padded(exact_sizes=exact_sizes):
+            step = max(1, CHUNK_NUMBERS // (len(pick) * self._numbers(batch)))
             for start in range(0, len(batch.index), step):
                 part = _slice(batch, slice(start, start + step))
                 values = reduce(self._under_draws(read, part, pick, y is not None, random))
@@ -240,15 +256,21 @@ class Predictive:
         rows = Row.of(batch)
         randomness = "different" if random else "error"
         arguments = (self._phi[pick][:, batch.index], self._theta[pick][:, batch.index])
-        chunk = max(1, CHUNK_NUMBERS // (4 * max(1, batch.y.numel())))
+        chunk = max(1, CHUNK_NUMBERS // (4 * len(batch.y) * self._numbers(batch)))
+        given = () if self._predictive is None else (self._given(batch.index),)
 
         def by(program: Program) -> tuple[Tensor, ...]:
-            def one(u: Tensor, v: Tensor, row: Row) -> tuple[Tensor, ...]:
-                return read(_predicted(program, program.returned(u), v, row, observed, random), row)
+            def one(u: Tensor, v: Tensor, row: Row, *given: Row) -> tuple[Tensor, ...]:
+                phi = program.returned(u)
+                if self._predictive is None:
+                    return read(_predicted(program, phi, v, row, observed, random), row)
+                fn = self._predictive(phi, given[0], row.x)
+                value = row.y if observed else draw(fn) if random else fn.mean
+                return read(Meeting(program.structure.observed[0], fn, value, True), row)
 
             mapped = program.over_tasks(one, randomness=randomness)
             result: tuple[Tensor, ...] = over_draws(
-                program, lambda u, v: mapped(u, v, rows), arguments, chunk, randomness=randomness
+                program, lambda u, v: mapped(u, v, rows, *given), arguments, chunk, randomness=randomness
             )
             return result
 
@@ -259,6 +281,17 @@ class Predictive:
                 raise
             _warn_slow(error)
             return by(self._program.unvectorised())
+
+    def _numbers(self, batch: Padded) -> int:
+        """Numbers alive per draw and task: the observations, or their covariance in closed form."""
+        numbers = max(1, batch.y[0].numel())
+        return numbers if self._predictive is None else numbers**2
+
+    def _given(self, index: Tensor) -> Row:
+        """What was observed of the tasks at these positions, as one rectangle."""
+        support = self.query if self._support is None else self._support
+        (batch,) = support[index.tolist()].padded(max_buckets=1)
+        return Row.of(batch)
 
 
 def _slice(batch: Padded, part: slice) -> Padded:
@@ -273,12 +306,6 @@ def _warn_slow(error: RuntimeError) -> None:
         BayesmetaWarning,
         stacklevel=2,
     )
-
-
-def _quantiles_of_draws(draws: Tensor, levels: list[float]) -> Tensor:
-    """Quantiles (levels, ...) of draws (n, ...): the smallest draw with at least that share at or below it."""
-    ordered = draws.sort(0).values
-    return torch.stack([ordered[max(math.ceil(level * len(draws)) - 1, 0)] for level in levels])
 
 
 def _total_moments(moments: tuple[Tensor, ...]) -> Tensor:
@@ -322,23 +349,13 @@ def _loc_and_scale(met: Meeting, row: Row) -> tuple[Tensor, ...]:
     return fn.loc, fn.scale.expand(fn.loc.shape)
 
 
-def normal_mixture_quantile(loc: Tensor, scale: Tensor, level: float) -> Tensor:
-    """The quantile of an equal mixture of Normals (S, ...), by Newton steps kept inside a shrinking bracket."""
-    z = float(torch.special.ndtri(torch.tensor(level, dtype=torch.float64)))
-    each = loc + scale * z
-    lower, upper = each.min(0).values, each.max(0).values
-    x = torch.clamp(loc.mean(0) + z * (scale.square().mean(0) + loc.var(0, correction=0)).sqrt(), lower, upper)
-    inverse = 1 / (scale * math.sqrt(2))
-    for _ in range(NEWTON_STEPS):
-        t = (x - loc) * inverse
-        excess = 0.5 * torch.erf(t).mean(0) + 0.5 - level
-        if bool((excess.abs() <= PROBABILITY_ERROR).all()):
-            break
-        density = (torch.exp(-t * t) * inverse).mean(0) / math.sqrt(math.pi)
-        lower, upper = torch.where(excess < 0, x, lower), torch.where(excess > 0, x, upper)
-        step = x - excess / density
-        x = torch.where((step >= lower) & (step <= upper), step, (lower + upper) / 2)
-    return x
+def _marginals(met: Meeting, row: Row) -> tuple[Tensor, ...]:
+    """Each observation's own Normal, where a closed form gives one distribution of all of them."""
+    return met.fn.mean, met.fn.variance.sqrt()
+
+
+def _marginal_log_prob(met: Meeting, row: Row) -> tuple[Tensor, ...]:
+    return (Normal(*_marginals(met, row)).log_prob(met.value),)
 
 
 def query_tasks(adapted: Tasks, x: Any) -> Tasks:

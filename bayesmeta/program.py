@@ -18,6 +18,7 @@ from torch.distributions import biject_to
 from torch.utils import _pytree as pytree
 
 from bayesmeta.centring import CENTRED, Centring, Degree
+from bayesmeta.closed_form import ClosedForm
 from bayesmeta.errors import HierarchyError
 from bayesmeta.sites import Meeting, Sites, Values
 from bayesmeta.tasks import Padded, Tasks
@@ -101,6 +102,7 @@ class Program:
         structure: Its sites, as found by `bayesmeta.hierarchy.discover`.
         centring: How the coordinates of normal θ are meant: for all sites, or by site. A degree by task and
             element, (T, ...) in the order of the tasks, reaches the task through its row: see `rows`.
+        closed_form: The family's own evidence, where it has one.
     """
 
     def __init__(
@@ -110,21 +112,23 @@ class Program:
         structure: Structure,
         *,
         centring: Centring | Mapping[str, Centring] = CENTRED,
+        closed_form: ClosedForm | None = None,
     ) -> None:
         self.hyperprior = hyperprior
         self.task = task
         self.structure = structure
         self.centring = centring
+        self.closed_form = closed_form
 
     def with_centring(self, centring: bool | Centring | Mapping[str, Centring]) -> Program:
         """The same program in other coordinates of θ: centred (True), standardised (False), or by degree."""
         centring = float(centring) if isinstance(centring, bool) else centring
-        return Program(self.hyperprior, self.task, self.structure, centring=centring)
+        return Program(self.hyperprior, self.task, self.structure, centring=centring, closed_form=self.closed_form)
 
     def unvectorised(self) -> Program:
         """The same program, run one task and one draw at a time."""
         structure = replace(self.structure, vectorised=False)
-        return Program(self.hyperprior, self.task, structure, centring=self.centring)
+        return Program(self.hyperprior, self.task, structure, centring=self.centring, closed_form=self.closed_form)
 
     @property
     def plain_centring(self) -> tuple[tuple[str, float], ...]:
@@ -198,7 +202,8 @@ class Program:
         return log_prior + log_likelihood
 
     def _log_prior(self, met: Mapping[str, Meeting]) -> Tensor:
-        return torch.stack([met[name].log_prob() for name in self.structure.theta.names]).sum()
+        terms = [met[name].log_prob() for name in self.structure.theta.names]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
 
     def _log_likelihood(self, met: Mapping[str, Meeting], row: Row) -> Tensor:
         terms = [self.observed_log_prob(met[name], row.mask) for name in self.structure.observed]
@@ -243,7 +248,8 @@ class Program:
 
 def _coordinates(met: Mapping[str, Meeting], sites: Sites) -> Tensor:
     found = [met[name] for name in sites.names]
-    return torch.cat([biject_to(site.fn.support).inv(site.value).reshape(-1) for site in found])
+    parts = [biject_to(site.fn.support).inv(site.value).reshape(-1) for site in found]
+    return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def _masked(terms: Tensor, mask: Tensor) -> Tensor:

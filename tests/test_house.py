@@ -18,10 +18,10 @@ PACKAGE = ROOT / "bayesmeta"
 # From low to high; rooms on one line stand equally high and may import each other.
 ROOMS = (
     {"errors"},
-    {"psis", "threads", "track"},
+    {"psis", "quantiles", "threads", "track"},
     {"arrays", "frames", "padding", "showing", "tasks"},
     {"data"},
-    {"centring", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
+    {"centring", "closed_form", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
     {"arguments", "constant", "plates", "reading", "plated", "hierarchy"},
     {"workspace"},
     {"batched", "density"},

@@ -82,9 +82,9 @@ class Adapted:
         """
         query = query_tasks(self.tasks, x)
         pick = torch.tensor([self.tasks.index(name) for name in query.names])
-        return Predictive(
-            self._program, query, self.phi_coordinates[:, pick], self.theta_coordinates[:, pick], self.method
-        )
+        support = self.tasks[pick]
+        phi, theta = self.phi_coordinates[:, pick], self.theta_coordinates[:, pick]
+        return Predictive(self._program, query, phi, theta, self.method, support)
 
     def summary(self, level: float = 0.9) -> pd.DataFrame:
         """One row per task and element of θ: mean, sd and the central interval of that level."""

@@ -7,8 +7,9 @@
 | `Quadrature` | smooth tasks with at most three θ: adaptive Gauss-Hermite, its error measured |
 | `Laplace` | any smooth task: an approximation, its error measured; only where it is asked for |
 | `Joint` | always: nothing is integrated out, φ and θ are sampled together |
+| `Own` | families that bring a formula of their own, `Hierarchy(..., evidence=ClosedForm(...))` |
 
-`choose` takes the first that is valid; validity is detected from the model.
+`choose` takes a family's own, else the first that is valid; validity is detected from the model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bayesmeta.evidence.exact import Exact, is_quadratic, is_quadratic_everywher
 from bayesmeta.evidence.gram import Gram
 from bayesmeta.evidence.joint import Joint
 from bayesmeta.evidence.laplace import Laplace
+from bayesmeta.evidence.own import Own
 from bayesmeta.evidence.quadrature import Quadrature
 from bayesmeta.program import Program
 from bayesmeta.tasks import Tasks
@@ -32,6 +34,7 @@ __all__ = [
     "Gram",
     "Joint",
     "Laplace",
+    "Own",
     "Quadrature",
     "choose",
     "collapse",
@@ -55,13 +58,20 @@ def collapse(program: Program, tasks: Tasks) -> Gram | Exact | None:
 def choose(program: Program, tasks: Tasks, method: str = "auto") -> Collapsed | Joint:
     """The evidence by name: one of `METHODS`, ``"auto"`` for the first that is valid of exact, quadrature, joint.
 
+    A family's own evidence comes before all of them: ``"auto"`` takes it where there is one, ``"own"`` insists.
+
     Raises:
         OptionError: An unknown method.
         HierarchyError: ``"exact"`` for a hierarchy whose tasks are not linear-Gaussian, ``"quadrature"`` for more
-            than three θ, either that or ``"laplace"`` for tasks without a mode.
+            than three θ, either that or ``"laplace"`` for tasks without a mode; ``"own"`` where there is none,
+            another where the task samples no θ.
     """
+    if method == "own" or (method == "auto" and program.closed_form is not None):
+        return Own(program, tasks)
     if method not in METHODS:
         raise OptionError(unknown("evidence", method, METHODS))
+    if not len(program.structure.theta):
+        raise HierarchyError(f"evidence={method!r} is about θ, and this task samples none: use evidence='auto'")
     if method == "joint":
         return Joint(program, tasks)
     if method == "quadrature":
@@ -81,5 +91,5 @@ def choose(program: Program, tasks: Tasks, method: str = "auto") -> Collapsed | 
 
 def kind(evidence: Collapsed | Joint) -> str:
     """The method of `choose` that an evidence is of."""
-    names = {Gram: "exact", Exact: "exact", Quadrature: "quadrature", Laplace: "laplace", Joint: "joint"}
+    names = {Gram: "exact", Exact: "exact", Quadrature: "quadrature", Laplace: "laplace", Joint: "joint", Own: "own"}
     return names[type(evidence)]

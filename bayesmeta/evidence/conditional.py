@@ -12,13 +12,14 @@ from bayesmeta.evidence.gaussian import Gaussian
 from bayesmeta.evidence.gram import Gram
 from bayesmeta.evidence.joint import Joint
 from bayesmeta.evidence.laplace import Laplace
+from bayesmeta.evidence.own import Own
 from bayesmeta.evidence.proposals import centred, modes_at, resampled
 from bayesmeta.evidence.quadrature import Quadrature
 from bayesmeta.mapping import chunk_size, over_draws
 from bayesmeta.program import Program, Row, first_rows
 from bayesmeta.tasks import Tasks
 
-Collapsed: TypeAlias = Gram | Exact | Quadrature | Laplace
+Collapsed: TypeAlias = Gram | Exact | Quadrature | Laplace | Own
 
 __all__ = ["Collapsed", "constrained", "log_evidence", "theta_coordinates", "theta_values"]
 
@@ -42,7 +43,8 @@ def log_evidence(evidence: Collapsed, phi: Tensor) -> Tensor:
 def theta_coordinates(evidence: Collapsed, phi: Tensor, seed: int, pick: Tensor | None = None) -> Tensor:
     """Draws of θ_t | φ, D_t in their coordinates (S, T, p): centred ones.
 
-    Where that is a Gaussian, from it; elsewhere by `bayesmeta.evidence.proposals`.
+    Where that is a Gaussian, from it, or by the formula of a family that has one; elsewhere by
+    `bayesmeta.evidence.proposals`.
 
     Args:
         evidence: Evidence of the tasks.
@@ -55,6 +57,8 @@ def theta_coordinates(evidence: Collapsed, phi: Tensor, seed: int, pick: Tensor 
     generator = torch.Generator().manual_seed(seed)
     if isinstance(evidence, (Quadrature, Laplace)):
         return _from_modes(evidence, phi, generator, pick)
+    if isinstance(evidence, Own):
+        return evidence.drawn(phi if pick is None else phi[pick], generator)
     chunk = chunk_size(4 * evidence.cells + len(evidence.tasks) * p * (p + 2))
     if pick is None:
         z = torch.randn(len(phi), len(evidence.tasks), p, generator=generator, dtype=torch.float64)

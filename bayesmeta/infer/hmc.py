@@ -24,7 +24,7 @@ from torch import Tensor
 from bayesmeta.batched import Batch, BatchedDensity, Mapped
 from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, NotAvailableError, OptionError, unknown
-from bayesmeta.evidence import METHODS, Exact, Gram, Joint
+from bayesmeta.evidence import METHODS, Exact, Gram, Joint, Own
 from bayesmeta.infer.climb import climb, finite_starts
 from bayesmeta.infer.hmc_adapt import Scales, StepSize, TrajectoryLength, first_step, halton, harmonic_mean
 from bayesmeta.infer.hmc_kernel import Move, Point, point_at, transition
@@ -107,7 +107,7 @@ def run(target: Target, config: HMC, *, seed: int = 0, progress: bool = True, st
 
 def density_of(target: Target, config: HMC) -> Batch:
     """The target's density for so many points at once, recorded where it can be."""
-    recordable = isinstance(target.evidence, (Gram, Exact, Joint)) and target.program.structure.vectorised
+    recordable = isinstance(target.evidence, (Gram, Exact, Joint, Own)) and target.program.structure.vectorised
     numbers = NUMBERS_PER_CELL * (target.evidence.cells + target.dim)
     device = _device(config, recordable, numbers)
     if recordable:
