@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesmeta import data, plot
+    from bayesmeta import data, families, plot
     from bayesmeta.adapt import Adapted
     from bayesmeta.calibrate import sbc
     from bayesmeta.closed_form import ClosedForm
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayesmeta.fit import fit
     from bayesmeta.hierarchy import Hierarchy
     from bayesmeta.infer.auto import Auto
+    from bayesmeta.infer.ensemble import Ensemble
     from bayesmeta.infer.hmc import HMC
     from bayesmeta.infer.laplace import Laplace
     from bayesmeta.infer.nuts import NUTS
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from bayesmeta.load import load
     from bayesmeta.posterior import Posterior
     from bayesmeta.predict import Predictive
+    from bayesmeta.streams import Stream
     from bayesmeta.tasks import Task, Tasks
 
 __version__ = "0.1.0"
@@ -48,16 +50,19 @@ __all__ = [
     "Calibration",
     "ClosedForm",
     "Draws",
+    "Ensemble",
     "Hierarchy",
     "Info",
     "Laplace",
     "Pathfinder",
     "Posterior",
     "Predictive",
+    "Stream",
     "Task",
     "Tasks",
     "Verdict",
     "data",
+    "families",
     "fit",
     "load",
     "plot",
@@ -75,12 +80,14 @@ _WHERE = {
     "Calibration": "diagnose.sbc",
     "ClosedForm": "closed_form",
     "Draws": "draws",
+    "Ensemble": "infer.ensemble",
     "Hierarchy": "hierarchy",
     "Info": "draws",
     "Laplace": "infer.laplace",
     "Pathfinder": "infer.pathfinder",
     "Posterior": "posterior",
     "Predictive": "predict",
+    "Stream": "streams",
     "Task": "tasks",
     "Tasks": "tasks",
     "Verdict": "diagnose.verdict",
@@ -107,7 +114,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
         globals()[name] = value
         return value
-    if name in ("data", "plot"):
+    if name in ("data", "families", "plot"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

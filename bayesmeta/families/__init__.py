@@ -1,0 +1,21 @@
+"""Ready hierarchies, one family a file: in use a line, and read as examples of how a hierarchy is written.
+
+| family | tasks | what is learnt of the population |
+|---|---|---|
+| `linear` | linear regressions | means, spreads and correlations of levels and slopes |
+| `logistic` | logistic regressions: yes or no, or so many out of m | the same, in log odds |
+| `poisson` | regressions of counts, overdispersed or not | the same, in log rates |
+| `mixture` | linear regressions of tasks that come from K populations | each population, and how common it is |
+| `last_layer` | linear regressions on features of a network | the network, and how the last layer varies |
+| `bnn` | small networks whose weights are a task's own | the mean and the spread of every weight |
+"""
+
+from __future__ import annotations
+
+from bayesmeta.families.last_layer import last_layer
+from bayesmeta.families.linear import linear
+from bayesmeta.families.logistic import logistic
+from bayesmeta.families.network import Network
+from bayesmeta.families.poisson import poisson
+
+__all__ = ["Network", "last_layer", "linear", "logistic", "poisson"]
