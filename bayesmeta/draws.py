@@ -35,6 +35,7 @@ class Draws:
         evaluations: Gradients taken besides those of `stats`.
         density: What evaluated the density: ``"compiled"``, ``"traced"``, ``"eager"`` or ``"vectorised"``.
         compile_seconds: Seconds spent recording and compiling the density, before `seconds`.
+        members: How many point estimates they are, where they are no draws but an ensemble.
     """
 
     u: Tensor
@@ -49,6 +50,7 @@ class Draws:
     evaluations: int = 0
     density: str = "vectorised"
     compile_seconds: float = 0.0
+    members: int | None = None
 
     @property
     def gradients(self) -> int:

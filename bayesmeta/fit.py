@@ -19,6 +19,7 @@ from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.mapping import flatten_draws
 from bayesmeta.posterior import Posterior
 from bayesmeta.presets import Config, back_end_of, module_of, read_preset
+from bayesmeta.streams import Stream
 from bayesmeta.target import Target
 from bayesmeta.tasks import Tasks
 from bayesmeta.track import stage
@@ -28,7 +29,7 @@ __all__ = ["check", "configured", "fit", "log_density"]
 
 def fit(
     hierarchy: Hierarchy,
-    tasks: Tasks,
+    tasks: Tasks | Stream,
     inference: str | PathLike[str] | Config = "auto",
     *,
     seed: int = 0,
@@ -38,7 +39,8 @@ def fit(
 
     Args:
         hierarchy: Hyperprior and task.
-        tasks: The tasks; each must have observations.
+        tasks: The tasks; each must have observations. Or a `Stream` of them, for ``inference=Ensemble(...)``: the
+            tasks of the posterior are then those of its first batch.
         inference: A preset's name (``"auto"``, ``"nuts"``, ``"svi-fullrank"``, ...; `bayesmeta presets` lists
             them), the path of a preset file, or a configured back-end such as ``NUTS(draws=500)``. ``"auto"``
             weighs draws from the neighbourhood of the mode, and goes on to NUTS where that is not good enough.
@@ -55,13 +57,18 @@ def fit(
         OptionError: An unknown preset or setting.
     """
     config = configured(inference)
-    check(hierarchy, tasks, seed)
     start = time.perf_counter()
+    streamed: dict[str, Any] = {}
+    if isinstance(tasks, Stream):
+        check_streamed(config)
+        check_seed(seed)
+        streamed, tasks = {"stream": tasks}, tasks.batch(0, seed)
+    check(hierarchy, tasks, seed)
     with stage("looking at the hierarchy", progress):
         program = hierarchy.program(tasks)
         evidence = choose(program, tasks, config.evidence)
     setup = time.perf_counter() - start
-    draws: Draws = module_of(config).run(Target(evidence), config, seed=seed, progress=progress)
+    draws: Draws = module_of(config).run(Target(evidence), config, seed=seed, progress=progress, **streamed)
     seconds = {
         "setup": setup,
         "compile": draws.compile_seconds,
@@ -100,14 +107,28 @@ def check(hierarchy: Any, tasks: Any, seed: Any) -> None:
     if not isinstance(tasks, Tasks):
         raise OptionError(
             f"tasks must be a Tasks, got {type(tasks).__name__}: make one by Tasks.from_frame, from_lists or "
-            "from_arrays"
+            "from_arrays, or a Stream"
         )
-    if not isinstance(seed, int) or seed < 0:
-        raise OptionError(f"seed must be a whole number of at least 0, got {seed!r}")
+    check_seed(seed)
     empty = [tasks.names[int(i)] for i in torch.nonzero(tasks.sizes == 0)[:5]]
     if empty:
         raise DataError(
             f"task(s) {empty} have no observations: leave them out of the fit; posterior.adapt predicts them"
+        )
+
+
+def check_seed(seed: Any) -> None:
+    """Raise an OptionError unless the seed is a whole number of at least 0."""
+    if not isinstance(seed, int) or seed < 0:
+        raise OptionError(f"seed must be a whole number of at least 0, got {seed!r}")
+
+
+def check_streamed(config: Config) -> None:
+    """Raise an OptionError unless the back-end takes tasks from a stream."""
+    if back_end_of(config) != "ensemble":
+        raise OptionError(
+            f"a stream of tasks is for inference=Ensemble(...), got {type(config).__name__}: it needs all tasks at "
+            "once, as a Tasks"
         )
 
 

@@ -21,13 +21,15 @@ from bayesmeta.evidence import Collapsed, Joint
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates, theta_values
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.mapping import flatten_draws, over_draws
-from bayesmeta.summary import labels, summarise
+from bayesmeta.summary import labels, overview, summarise
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Posterior"]
+
+MOST_ROWS = 60  # of the table of φ that is shown
 
 
 class Posterior:
@@ -91,7 +93,8 @@ class Posterior:
 
     def judged(self) -> Posterior:
         """This posterior with the verdict on its draws in its `info`."""
-        phi = labelled(self.phi, self.draws.u.shape[:2], self._labels("phi"))
+        members = self.draws.members is not None  # of which nothing is asked by element
+        phi = {} if members else labelled(self.phi, self.draws.u.shape[:2], self._labels("phi"))
         verdict = judge(self.draws, phi, self.info.evidence_error)
         self.info = replace(self.info, verdict=verdict.plain())
         return self
@@ -155,16 +158,25 @@ class Posterior:
         names = None if level == "phi" else self.tasks.names
         return {site.name: labels(site, names) for site in sites}
 
-    def __repr__(self) -> str:
+    def _overview(self) -> pd.DataFrame:
+        return overview(
+            self.phi, self.draws.u.shape[:2], self._program.structure.phi, effective_size=self.info.effective_size
+        )
+
+    def _size(self) -> str:
         chains, draws = self.draws.u.shape[:2]
-        head = f"Posterior of {len(self.tasks):,} tasks, {chains} chains x {draws:,} draws"
-        shown = self.summary()[["mean", "sd", "q05", "q95", "ess_bulk", "r_hat"]]
-        table = shown.to_string(float_format=lambda v: f"{v:.4g}")
-        return f"{head}\n{self.info.road}\n{table}\n{self.verdict!r}"
+        taken = f"{chains} chains x {draws:,} draws"
+        if self.info.inference.get("back_end") == "ensemble":
+            taken = f"{draws:,} members of an ensemble"
+        return f"{len(self.tasks):,} tasks, {taken}"
+
+    def __repr__(self) -> str:
+        columns = ["mean", "sd", "q05", "q95", "ess_bulk", "r_hat"]
+        table = self._overview()[columns].to_string(float_format=lambda v: f"{v:.4g}", max_rows=MOST_ROWS)
+        return f"Posterior of {self._size()}\n{self.info.road}\n{table}\n{self.verdict!r}"
 
     def _repr_html_(self) -> str:
-        chains, draws = self.draws.u.shape[:2]
-        head = f"<b>Posterior</b> of {len(self.tasks):,} tasks, {chains} chains × {draws:,} draws"
-        table = self.summary().to_html(float_format=lambda v: f"{v:.4g}")
+        head = f"<b>Posterior</b> of {self._size()}"
+        table = self._overview().to_html(float_format=lambda v: f"{v:.4g}", max_rows=MOST_ROWS)
         verdict = f"<p><b>{escape(self.verdict.level)}</b>: {escape('; '.join(self.verdict.reasons))}</p>"
         return f"<div><p>{head}</p><p>{escape(self.info.road)}</p>{table}{verdict}</div>"

@@ -41,6 +41,7 @@ BACK_ENDS: dict[str, tuple[str, str]] = {
     "auto": ("bayesmeta.infer.auto", "Auto"),
     "svi": ("bayesmeta.infer.svi", "SVI"),
     "hmc": ("bayesmeta.infer.hmc", "HMC"),
+    "ensemble": ("bayesmeta.infer.ensemble", "Ensemble"),
 }
 """Each back-end's name in a preset: the module, which has `run`, and the name of its config; loaded when asked for."""
 

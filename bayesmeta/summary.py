@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from bayesmeta.sites import Site, element_labels
+from bayesmeta.sites import Site, Sites, element_labels
 
-__all__ = ["ess", "labels", "r_hat", "summarise"]
+__all__ = ["ess", "labels", "overview", "r_hat", "summarise"]
 
 Array = npt.NDArray[np.float64]
 COLUMNS = ("mean", "sd", "q05", "q50", "q95", "mcse_mean", "ess_bulk", "ess_tail", "r_hat")
+MOST_ROWS = 40  # of an overview: beyond it sites of many elements are one row each
+FEW_ELEMENTS = 6  # that a site may have to keep a row for each
 
 
 def labels(site: Site, tasks: tuple[str, ...] | None = None) -> list[str]:
@@ -42,23 +44,50 @@ def summarise(
         effective_size: Effective number of draws where they come from importance weights: they form no chain, so
             that R-hat is NaN and effective sizes are this number.
     """
-    rows: dict[str, list[float]] = {}
-    for name, tensor in values.items():
-        flat = tensor.reshape(shape[0], shape[1], -1).numpy()
-        for k, label in enumerate(labels[name]):
-            rows[label] = _row(flat[..., k], effective_size)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
+    parts = [_rows(tensor, shape, labels[name], effective_size) for name, tensor in values.items()]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def _row(chains: Array, effective_size: float | None) -> list[float]:
-    q05, q50, q95 = (float(q) for q in np.quantile(chains, [0.05, 0.5, 0.95]))
-    sd = float(chains.std(ddof=1)) if chains.size > 1 else float("nan")
+def overview(
+    values: Mapping[str, Tensor], shape: Sequence[int], sites: Sites, effective_size: float | None = None
+) -> pd.DataFrame:
+    """`summarise`, but at most a few dozen rows: where elements are more, each large site is one row.
+
+    Such a row has the mean, sd and quantiles of all its elements' draws taken together, and no effective size.
+    """
+    if sum(site.size for site in sites) <= MOST_ROWS:
+        return summarise(values, shape, {site.name: labels(site) for site in sites}, effective_size)
+    parts = []
+    for site in sites:
+        numbers = values[site.name]
+        if numbers[0].numel() <= FEW_ELEMENTS:
+            parts.append(_rows(numbers, shape, labels(site), effective_size))
+        else:
+            name = f"{site.name} ({'×'.join(map(str, site.shape))})"
+            parts.append(_rows(numbers.reshape(-1, 1), (1, numbers.numel()), [name], float("nan")))
+    return pd.concat(parts)
+
+
+def _rows(
+    tensor: Tensor, shape: Sequence[int], names: Sequence[str], effective_size: float | None = None
+) -> pd.DataFrame:
+    """The rows of one site's elements, from draws (S, ...)."""
+    draws = tensor.reshape(shape[0] * shape[1], -1).numpy()
+    table = pd.DataFrame(index=pd.Index(names), columns=list(COLUMNS), dtype=np.float64)
+    table["mean"] = draws.mean(0)
+    table["sd"] = draws.std(0, ddof=1) if len(draws) > 1 else np.nan
+    for name, level in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95)):
+        table[name] = np.quantile(draws, level, axis=0)
     if effective_size is not None:
-        mcse = sd / np.sqrt(effective_size)
-        return [float(chains.mean()), sd, q05, q50, q95, mcse, effective_size, effective_size, float("nan")]
-    bulk, tail = ess(chains, "bulk"), ess(chains, "tail")
-    mcse = sd / np.sqrt(ess(chains, "mean")) if chains.size > 1 else float("nan")
-    return [float(chains.mean()), sd, q05, q50, q95, float(mcse), bulk, tail, r_hat(chains)]
+        table["ess_bulk"] = table["ess_tail"] = effective_size
+        table["mcse_mean"] = table["sd"] / np.sqrt(effective_size)
+        return table
+    chains = [draws[:, k].reshape(shape[0], shape[1]) for k in range(draws.shape[1])]
+    table["ess_bulk"] = [ess(chain, "bulk") for chain in chains]
+    table["ess_tail"] = [ess(chain, "tail") for chain in chains]
+    table["r_hat"] = [r_hat(chain) for chain in chains]
+    table["mcse_mean"] = table["sd"] / np.sqrt([ess(chain, "mean") for chain in chains])
+    return table
 
 
 def ess(chains: Array, method: str = "bulk") -> float:

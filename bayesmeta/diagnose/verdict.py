@@ -28,6 +28,8 @@ Level = Literal["fine", "doubtful", "failed"]
 LEVELS: tuple[Level, ...] = ("fine", "doubtful", "failed")
 Array = npt.NDArray[np.float64]
 
+FEW = 100  # coordinates of φ up to which a posterior is to be had rather than an ensemble
+
 MORE = "take more draws, or a longer warm-up (tune)"
 STRETCH = "raise target_accept towards 0.99, or look at the priors of scale parameters"
 
@@ -108,7 +110,9 @@ def judge(draws: Draws, phi: Mapping[str, Array], error: Mapping[str, float] | N
     """
     findings: list[Finding] = []
     moving = {name: values for name, values in phi.items() if float(np.ptp(values)) != 0.0}
-    if not moving:
+    if draws.members is not None:
+        findings += _ensemble(draws, draws.members)
+    elif not moving:
         findings.append(_point())
     elif draws.k_hat is not None:
         findings += _weights(draws)
@@ -145,6 +149,37 @@ def _point() -> Finding:
         "φ is a single point: its uncertainty is left out",
         "any back-end but a point estimate gives the uncertainty of φ",
     )
+
+
+def _ensemble(draws: Draws, members: int) -> Iterator[Finding]:
+    """What point estimates are worth: where φ is of few dimensions there is better; and whether training ended."""
+    size = draws.u.shape[-1]
+    if members == 1:
+        yield _point()
+    elif size <= FEW:
+        text = f"φ is {members} point estimates: how they differ is not how uncertain φ is"
+        remedy = f"inference='auto' or 'nuts' gives the posterior of these {size} coordinates"
+        yield Finding("members", float(members), "doubtful", text, remedy)
+    else:
+        text = (
+            f"φ is {members} point estimates of {size:,} coordinates: where they differ, tasks have left it open; "
+            "they are no draws of p(φ | D)"
+        )
+        yield Finding("members", float(members), "fine", text)
+    yield from _training(np.asarray(draws.curves.get("evidence", np.zeros((0, 1))), dtype=np.float64))
+
+
+def _training(curve: Array) -> Iterator[Finding]:
+    """Whether the evidence per task was still rising at the end of training, its curve (steps, members)."""
+    if len(curve) < 40:
+        return
+    rise, error = _rise(curve.mean(1))
+    text = (
+        f"over the last tenth of the steps log Z rose by {rise:.2g} nats per task ({rise / error:.1f} standard errors)"
+    )
+    rising = rise > 0.01 and rise > 4 * error
+    level: Level = "doubtful" if rising else "fine"
+    yield Finding("training", rise, level, text, "take more steps, or a larger learning rate" if rising else "")
 
 
 def _weights(draws: Draws) -> Iterator[Finding]:
@@ -210,15 +245,19 @@ def _elbo(curves: Mapping[str, npt.NDArray[Any]]) -> Iterator[Finding]:
     """Whether the ELBO was still rising at the end: the last tenth against the tenth before, in standard errors."""
     if "elbo" not in curves or len(curves["elbo"]) < 40:
         return
-    curve = np.asarray(curves["elbo"], dtype=np.float64)
-    tenth = len(curve) // 10
-    late, earlier = curve[-tenth:], curve[-2 * tenth : -tenth]
-    rise = float(late.mean() - earlier.mean())
-    error = math.sqrt((float(late.var()) + float(earlier.var())) / tenth) + 1e-12
+    rise, error = _rise(np.asarray(curves["elbo"], dtype=np.float64))
     text = f"over the last tenth of the steps the ELBO rose by {rise:.2f} nats ({rise / error:.1f} standard errors)"
     rising = rise > 0.5 and rise > 4 * error
     level: Level = "doubtful" if rising else "fine"
     yield Finding("ELBO", rise, level, text, "take more steps, or a larger learning rate" if rising else "")
+
+
+def _rise(curve: Array) -> tuple[float, float]:
+    """By how much the mean of the last tenth of a curve is above that of the tenth before, and its standard error."""
+    tenth = len(curve) // 10
+    late, earlier = curve[-tenth:], curve[-2 * tenth : -tenth]
+    error = math.sqrt((float(late.var()) + float(earlier.var())) / tenth) + 1e-12
+    return float(late.mean() - earlier.mean()), error
 
 
 def _error(error: Mapping[str, float]) -> Iterator[Finding]:

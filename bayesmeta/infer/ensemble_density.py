@@ -1,0 +1,113 @@
+"""The log posterior of many φ on a batch of tasks, with gradients: all members in one tensor, batch after batch.
+
+    f(φ) = 1/B Σ_{t in batch} log Z_t(φ) + 1/N log p(φ)
+
+is log p(φ | D) in nats per task, without bias over batches of B of N tasks. It is recorded once for all batches of
+the same shapes, data as inputs, so that a step costs what its tensor operations cost and not what the user's
+functions do. Functions that cannot be recorded, and shapes beyond the first few, run as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bayesmeta.density import record_call
+from bayesmeta.errors import BayesmetaError
+from bayesmeta.evidence import Collapsed
+from bayesmeta.infer.ensemble_feed import Part
+from bayesmeta.mapping import mapped
+from bayesmeta.sites import quiet_pyro
+
+__all__ = ["MembersDensity"]
+
+MOST_RECORDED = 12
+
+
+class _Recorded(NamedTuple):
+    """A recorded graph with its constants; the evidence it was recorded from is kept, for solvers inside it."""
+
+    call: Callable[..., Sequence[Tensor]]
+    constants: tuple[Tensor, ...]
+    evidence: Collapsed
+
+
+class MembersDensity:
+    """Evidence and gradient at many φ on a batch of tasks.
+
+    Args:
+        total: N, the number of tasks that the prior of φ is weighed against.
+        compile: Compile what is recorded.
+
+    Attributes:
+        mode: What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``.
+    """
+
+    def __init__(self, total: int, *, compile: bool = False) -> None:
+        self.mode = "eager"
+        self._total, self._compile = total, compile
+        self._recorded: dict[Hashable, _Recorded] = {}
+        self._recordable = True
+
+    def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """The mean of log Z over the tasks of the batch (M,), and the gradient of f (M, q), at u (M, q)."""
+        leaves, spec = pytree.tree_flatten(part.data)
+        with quiet_pyro():
+            found = self._known(u, part, leaves, spec) if self._recordable else None
+            if found is None:
+                return self._eager(u, part)
+            with torch.no_grad():
+                mean, grad = found.call(u, *leaves, *found.constants)
+        return mean, grad
+
+    def _known(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> _Recorded | None:
+        """The graph for data of these shapes, recorded where there is none yet."""
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = (type(part.evidence), u.shape, part.count, str(spec), shapes)
+        if key not in self._recorded:
+            recordable = part.evidence.program.structure.vectorised
+            self._recordable = recordable and len(self._recorded) < MOST_RECORDED
+            if not recordable or len(self._recorded) >= MOST_RECORDED:
+                return None
+            made = self._record(u, part, leaves, spec)
+            if made is None:
+                return None
+            self._recorded[key] = made
+        return self._recorded[key]
+
+    def _record(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> _Recorded | None:
+        def both(u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
+            data = pytree.tree_unflatten(list(leaves), spec)
+
+            def one(u: Tensor) -> tuple[Tensor, Tensor]:
+                return self._value(u, part, data)
+
+            grad, (_, mean) = torch.func.vmap(torch.func.grad_and_value(one, has_aux=True))(u)
+            return mean, grad
+
+        try:
+            recorded = record_call(both, (u, *leaves), (), compile=self._compile)
+        except BayesmetaError:
+            raise
+        except RuntimeError:
+            self._recordable = False
+            return None
+        self.mode = "compiled" if self._compile else "traced"
+        return _Recorded(recorded, recorded.inputs(()), part.evidence)
+
+    def _value(self, u: Tensor, part: Part, data: Any) -> tuple[Tensor, Tensor]:
+        """f and the mean of log Z at one φ (q,)."""
+        phi = part.evidence.program.phi(u)
+        mean = part.evidence.total(phi, data) / part.count
+        return mean + phi.log_prior / self._total, mean
+
+    def _eager(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = u.detach().requires_grad_(True)
+            value, mean = mapped(part.evidence.program, lambda u: self._value(u, part, part.data), (leaf,))
+            (grad,) = torch.autograd.grad(value.sum(), leaf)
+        return mean.detach(), grad
