@@ -46,6 +46,7 @@ ELSEWHERE = {
     "pyro-nuts": "tests/test_nuts.py: minutes",
     "nuts-laplace": "tests/test_quadrature.py: its evidence is approximate, whatever samples it",
     "svi-map": "below: a point has no spread",
+    "ensemble": "tests/test_ensemble.py: its members are no draws",
 }
 
 QUICK = {(road, name) for road in ("auto", "laplace", "pathfinder") for name in NAMES} | {

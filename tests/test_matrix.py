@@ -26,11 +26,15 @@ TINY: dict[str, dict[str, Any]] = {
     "pathfinder": {"draws": DRAWS, "paths": 2, "steps": 50, "elbo_draws": 3},
     "svi": {"draws": DRAWS, "steps": 30, "patience": 10, "particles": 2},
     "hmc": {"draws": DRAWS // 4, "tune": 5, "chains": 4, "compile": False, "max_steps": 4},
+    "ensemble": {"members": DRAWS, "steps": 10},
 }
 POINTS = ("svi-map",)
 """Presets whose φ is a point, the same in every draw."""
 
-REFUSED = {("epil", "laplace"): "Laplace's approximation takes 300 at most: use evidence='auto'"}
+REFUSED = {
+    ("epil", "laplace"): "Laplace's approximation takes 300 at most: use evidence='auto'",
+    ("epil", "ensemble"): "θ of this hierarchy is not integrated out: use evidence='laplace'",
+}
 """What a road cannot do, and what it says then."""
 
 ALWAYS = {(m, p) for i, m in enumerate(MODELS) for j, p in enumerate(PRESETS) if (i + j) % len(MODELS) == 0}
