@@ -65,6 +65,11 @@ class Network:
         """The number of parameters."""
         return sum(mean.numel() for mean, _ in self._priors.values())
 
+    @property
+    def priors(self) -> dict[str, tuple[Tensor, float]]:
+        """Mean (of the parameter's shape) and sd of each parameter's prior, by its name in the module."""
+        return dict(self._priors)
+
     def sample(self) -> dict[str, Tensor]:
         """The parameters by their names in the module, each sampled from its prior: for a hyperprior."""
         weights: dict[str, Tensor] = {}
