@@ -6,14 +6,15 @@
 
 φ are the kernel's hyperparameters, the noise, and the mean. What differs between tasks is a function, not a vector:
 it is integrated out exactly, there is no θ, and adapting to a task is conditioning on its observations, under every
-draw of φ. After Patacchiola et al. 2020, "Bayesian Meta-Learning for the Few-Shot Setting via Deep Kernels", where φ
-is a point; here it has a prior and a posterior.
+draw of φ. Where tasks differ in hyperparameters, too (`varying`), these are θ, and log Z is had as in any hierarchy,
+by quadrature over up to three of them. After Patacchiola et al. 2020, "Bayesian Meta-Learning for the Few-Shot Setting
+via Deep Kernels", where φ is a point; here it has a prior and a posterior.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +24,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from bayesmeta.closed_form import ClosedForm
-from bayesmeta.errors import DataError, OptionError
+from bayesmeta.errors import DataError, OptionError, unknown
 from bayesmeta.families.gp_normal import JointNormal, Observed, log_normal_first_order, masked
 from bayesmeta.families.kernels import Kernel, Prior, as_network, rbf
 from bayesmeta.families.network import Network
@@ -44,6 +45,7 @@ def gp(
     *,
     mean: Literal["zero", "constant"] | nn.Module | Network = "zero",
     noise: Prior | None = None,
+    varying: Sequence[str] = (),
     standardise: Tasks | None = None,
     jitter: float = JITTER,
 ) -> Hierarchy:
@@ -56,17 +58,21 @@ def gp(
             (n, 1), whose weights are part of φ.
         noise: Prior of the standard deviation of the observations about the function, or a number; by default
             log-normal with median 0.1.
+        varying: Hyperparameters of which each task has its own, by name: ``("rbf_lengthscale", "noise")``. Over
+            tasks they are log-normal; in φ stand ``<name>_median``, which takes the prior of the hyperparameter, and
+            ``<name>_spread``, the standard deviation of the logarithm, HalfNormal(1).
         standardise: Tasks whose x and y, over all observations, give the units that kernel, mean and noise are
             meant in: each input and y less its mean, over its standard deviation. The priors that kernels have by
             default are made for such units. By default x and y are taken as they are.
         jitter: This share of the prior variance is added to the noise variance, which keeps matrices definite.
 
     Returns:
-        The hierarchy. It has an evidence of its own and no θ: fit it by any preset, and ask `adapt` and `predict`
-        for the function. y is one number per observation.
+        The hierarchy: fit it by any preset, and ask `adapt` and `predict` for the function. It has an evidence of its
+        own and no θ, unless hyperparameters vary. y is one number per observation.
 
     Raises:
-        OptionError: A mean, noise or jitter that is none of these.
+        OptionError: A kernel, mean, noise or jitter that is none of these, or a varying hyperparameter that is not
+            there or is a known number.
         DataError: `standardise` has no observations.
 
     Example:
@@ -89,10 +95,15 @@ def gp(
         raise OptionError(f"mean must be 'zero', 'constant' or a network (a torch.nn.Module), got {mean!r}")
     if not isinstance(jitter, int | float) or not 0 <= jitter < 1:
         raise OptionError(f"jitter must be a share of the variance, at least 0 and below 1, got {jitter!r}")
+    if noise is not None and not hasattr(noise, "log_prob") and not (isinstance(noise, int | float) and noise > 0):
+        raise OptionError(f"noise must be a prior or a number above 0, got {noise!r}")
     noise = dist.LogNormal(math.log(NOISE[0]), NOISE[1]) if noise is None else noise
     common = mean if isinstance(mean, str) else as_network(mean, "mean")
-    process = Process(kernel, common, noise, Units.of(standardise), jitter)
-    return Hierarchy(process.hyperprior, process.task, evidence=process.closed_form())
+    process = Process(
+        kernel, common, noise, (varying,) if isinstance(varying, str) else tuple(varying), Units.of(standardise), jitter
+    )
+    process.check()
+    return Hierarchy(process.hyperprior, process.task, evidence=None if varying else process.closed_form())
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,22 +140,42 @@ class Process:
     kernel: Kernel
     mean: Mean
     noise: Prior
+    varying: tuple[str, ...]
     units: Units
     jitter: float
 
+    def check(self) -> None:
+        """Raise an OptionError where a varying hyperparameter is none."""
+        sites = {**self.kernel.sites, "noise": self.noise}
+        for name in self.varying:
+            if name not in sites:
+                raise OptionError(unknown("varying hyperparameter", name, sorted(sites)))
+            if not _is_distribution(sites[name]):
+                raise OptionError(f"varying={name!r} is a known number, {sites[name]!r}: give it a prior instead")
+
     def hyperprior(self) -> dict[str, Any]:
         """φ by name: hyperparameters, and the weights of networks."""
-        phi = {
-            name: pyro.sample(name, prior) if _is_distribution(prior) else torch.as_tensor(prior, dtype=torch.float64)
-            for name, prior in self._sites().items()
-        }
+        phi: dict[str, Any] = {}
+        for name, prior in self._sites().items():
+            if name in self.varying:
+                phi[f"{name}_median"] = pyro.sample(f"{name}_median", prior)
+                phi[f"{name}_spread"] = pyro.sample(f"{name}_spread", dist.HalfNormal(1.0))
+            elif _is_distribution(prior):
+                phi[name] = pyro.sample(name, prior)
+            else:
+                phi[name] = torch.as_tensor(prior, dtype=torch.float64)
         return {**phi, **{name: network.sample() for name, network in self._networks().items()}}
 
-    def task(self, phi: Mapping[str, Any], x: Tensor, y: Tensor | None = None) -> Any:
-        """The observations of one task (n,), all together."""
-        x = self.units.x(x)
-        function, noise = self._variances(phi, x)
-        fn = JointNormal(self._mean(phi, x), function + noise, lambda: self._covariance(phi, x))
+    def task(self, phi: Mapping[str, Any], x: Tensor, y: Tensor | None = None, support: Row | None = None) -> Any:
+        """The observations of one task (n,), all together; given its support, where there is one."""
+        values = {**phi, **{name: self._own(phi, name) for name in self.varying}}
+        if support is None:
+            inputs = self.units.x(x)
+            function, noise = self._variances(values, inputs)
+            loc = self._mean(values, inputs)
+            fn = JointNormal(loc, function + noise, lambda: self._covariance(values, inputs))
+        else:
+            fn = self.predictive(values, support, x)
         return pyro.sample("y", fn, obs=y)
 
     def closed_form(self) -> ClosedForm:
@@ -170,6 +201,12 @@ class Process:
         left = (function - white.square().sum(-2)).clamp(min=0.0)
         loc = self._mean(phi, x) + known.shift(white)
         return JointNormal(loc, left + noise, lambda: self._covariance(phi, x) - white.mT @ white)
+
+    def _own(self, phi: Mapping[str, Any], name: str) -> Any:
+        """A hyperparameter of one task."""
+        median = phi[f"{name}_median"]
+        population = dist.LogNormal(median.log(), phi[f"{name}_spread"])
+        return pyro.sample(name, population.to_event(median.dim()))
 
     def _sites(self) -> dict[str, Prior]:
         mean = {"mean": dist.Normal(0.0, 1.0)} if self.mean == "constant" else {}
