@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+from bayesmeta.families.bnn import bnn
 from bayesmeta.families.last_layer import last_layer
 from bayesmeta.families.linear import linear
 from bayesmeta.families.logistic import logistic
+from bayesmeta.families.mixture import memberships, mixture
 from bayesmeta.families.network import Network
 from bayesmeta.families.poisson import poisson
 
-__all__ = ["Network", "last_layer", "linear", "logistic", "poisson"]
+__all__ = ["Network", "bnn", "last_layer", "linear", "logistic", "memberships", "mixture", "poisson"]
