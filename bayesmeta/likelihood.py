@@ -16,7 +16,7 @@ from bayesmeta.tasks import Padded, Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["evidence_per_task", "log_likelihood_rows", "log_likelihood_tasks"]
+__all__ = ["evidence_per_task", "log_likelihood_rows", "log_likelihood_tasks", "terms_tasks"]
 
 
 def evidence_per_task(posterior: Posterior) -> Tensor:
@@ -31,14 +31,19 @@ def evidence_per_task(posterior: Posterior) -> Tensor:
 
 def log_likelihood_tasks(program: Program, tasks: Tasks, phi: Tensor, theta: Tensor) -> Tensor:
     """log p(y_t | θ_t, φ) (S, T), at coordinates φ (S, q) and θ (S, T, p)."""
-    out = torch.empty(len(phi), len(tasks), dtype=torch.float64)
+    return terms_tasks(program, tasks, phi, theta)[1]
+
+
+def terms_tasks(program: Program, tasks: Tasks, phi: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(θ_t | φ), with its Jacobian, and log p(y_t | θ_t, φ), each (S, T), at φ (S, q) and θ (S, T, p)."""
+    out = torch.empty(2, len(phi), len(tasks), dtype=torch.float64)
     for batch in tasks.padded(exact_sizes=not program.structure.maskable):
 
         def one(u: Tensor, v: Tensor, row: Row) -> Tensor:
-            return program.terms(program.returned(u), v, row)[1]
+            return torch.stack(program.terms(program.returned(u), v, row))
 
-        out[:, batch.index] = _over_both(program, one, phi, theta, batch)
-    return out
+        out[:, :, batch.index] = _over_both(program, one, phi, theta, batch).movedim(-1, 0)
+    return out[0], out[1]
 
 
 def log_likelihood_rows(posterior: Posterior) -> Tensor | None:

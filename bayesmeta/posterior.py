@@ -5,6 +5,7 @@ A thin face: θ comes from the evidence, adaptation from `bayesmeta.adapt`, file
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from html import escape
@@ -27,6 +28,10 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bayesmeta.diagnose.novelty import Novelty
+    from bayesmeta.diagnose.shots import Shots
+    from bayesmeta.update import Weighted
+
 __all__ = ["Posterior"]
 
 MOST_ROWS = 60  # of the table of φ that is shown
@@ -39,17 +44,26 @@ class Posterior:
         hierarchy: The hierarchy that was fitted.
         tasks: The tasks it was fitted to.
         info: How it was done: evidence, settings, times, divergences, versions.
+        weighted: Draws of the fit with the weights of what came since, where it was updated; else None.
 
-    Made by `bayesmeta.fit` or `bayesmeta.load`. S = chains x draws, T = number of tasks.
+    Made by `bayesmeta.fit`, `bayesmeta.load` or `update`. S = chains x draws, T = number of tasks.
     """
 
     def __init__(
-        self, hierarchy: Hierarchy, tasks: Tasks, evidence: Collapsed | Joint, draws: Draws, info: Info
+        self,
+        hierarchy: Hierarchy,
+        tasks: Tasks,
+        evidence: Collapsed | Joint,
+        draws: Draws,
+        info: Info,
+        *,
+        weighted: Weighted | None = None,
     ) -> None:
         self.hierarchy = hierarchy
         self.tasks = tasks
         self.info = info
         self.draws = draws
+        self.weighted = weighted
         self._evidence = evidence
         self._program = evidence.program
 
@@ -125,6 +139,53 @@ class Posterior:
     ) -> Adapted:
         """θ of new tasks, p(θ_new | D_new, D), without a refit. See `bayesmeta.adapt.adapt`."""
         return adapt(self, tasks, method=method, draws=draws, seed=seed, progress=progress)
+
+    def update(self, tasks: Tasks, *, move: bool = True, seed: int = 0, progress: bool = False) -> Posterior:
+        """The posterior of the tasks of the fit and of these together, without a refit. See `bayesmeta.update`."""
+        from bayesmeta.update import update
+
+        return update(self, tasks, move=move, seed=seed, progress=progress)
+
+    def novelty(self, tasks: Tasks, *, replicates: int = 1000, seed: int = 0, progress: bool = False) -> Novelty:
+        """Whether tasks belong to the population, and what is strange about them. See `bayesmeta.diagnose.novelty`."""
+        from bayesmeta.diagnose.novelty import novelty
+
+        return novelty(self, tasks, replicates=replicates, seed=seed, progress=progress)
+
+    def loo(self, *, refit: bool = True, seed: int = 0, progress: bool = False) -> Any:
+        """Leave one task out, as ArviZ's `ELPDData`. See `bayesmeta.diagnose.loo`."""
+        from bayesmeta.diagnose.loo import loo
+
+        return loo(self, refit=refit, seed=seed, progress=progress)
+
+    def shots(
+        self,
+        *,
+        x: Any = None,
+        query: Any = None,
+        context: Mapping[str, Any] | None = None,
+        shots: Sequence[int] = (1, 2, 3, 5, 10),
+        tasks: int = 200,
+        draws: int = 1000,
+        method: str = "auto",
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Shots:
+        """How much each observation of a new task brings, by simulation. See `bayesmeta.diagnose.shots`."""
+        from bayesmeta.diagnose import shots as simulation
+
+        return simulation.shots(
+            self,
+            x=x,
+            query=query,
+            context=context,
+            shots=shots,
+            tasks=tasks,
+            draws=draws,
+            method=method,
+            seed=seed,
+            progress=progress,
+        )
 
     def to_arviz(self, *, log_likelihood: bool = True) -> Any:
         """An ArviZ `InferenceData` (0.x) or xarray `DataTree` (ArviZ 1.x). See `bayesmeta.export`."""

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "bayesmeta"
 # From low to high; rooms on one line stand equally high and may import each other.
 ROOMS = (
     {"errors"},
-    {"psis", "quantiles", "threads", "track"},
+    {"normals", "psis", "quantiles", "threads", "track"},
     {"arrays", "frames", "padding", "showing", "streams", "tasks"},
     {"data"},
     {"centring", "closed_form", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
@@ -34,7 +34,7 @@ ROOMS = (
     {"adapt"},
     {"meta", "families"},
     {"diagnose", "export", "plot"},
-    {"posterior", "load"},
+    {"posterior", "load", "update"},
     {"shelf", "presets"},
     {"fit"},
     {"calibrate"},  # the loop of fits; what its ranks say is in diagnose

@@ -1,0 +1,270 @@
+"""Leave one task out: how well the population predicts each of its tasks from all the others, without T refits.
+
+With θ integrated out a task is one observation, whose likelihood is log Z_t(φ). Its predictive density given all
+other tasks is an average over draws of φ weighted by 1 / Z_t(φ_s), Pareto-smoothed (Vehtari, Gelman, Gabry 2017,
+"Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC"):
+
+    elpd = Σ_t log Σ_s w_st Z_t(φ_s),      w_st ∝ 1 / Z_t(φ_s)
+
+Where k-hat says that the draws cannot tell what the population is without a task, they are moved to the posterior
+without it (`bayesmeta.infer.move`), or that is fitted anew.
+
+What comes out is ArviZ's own `ELPDData`, of ArviZ 0.x or 1.x, so that its tables and plots work on it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError
+from bayesmeta.evidence import Collapsed, Joint
+from bayesmeta.evidence.conditional import log_evidence
+from bayesmeta.evidence.sampled import sampled_evidence
+from bayesmeta.infer.move import MOST_DIMENSIONS, move
+from bayesmeta.mapping import flatten_draws
+from bayesmeta.psis import psis
+from bayesmeta.target import Target
+from bayesmeta.track import bar
+
+if TYPE_CHECKING:
+    from bayesmeta.posterior import Posterior
+
+__all__ = ["Left", "elpd_data", "leave_out", "loo", "loo_compare", "pointwise"]
+
+NUMBERS = 20_000_000  # of log Z at once
+JOINT_DRAWS = 500
+LEAST_DRAWS = 25  # fewer have no tail for k-hat to be fitted to
+EM_STEPS = 2000
+Array = npt.NDArray[np.float64]
+
+
+class Left(NamedTuple):
+    """Of each task, left out in turn.
+
+    Attributes:
+        elpd: log p(D_t | all other tasks) in nats (T,).
+        lpd: log p(D_t | all tasks, itself among them) (T,).
+        k_hat: Pareto k-hat of the weights (T,).
+    """
+
+    elpd: Tensor
+    lpd: Tensor
+    k_hat: Tensor
+
+
+def loo(posterior: Posterior, *, refit: bool = True, seed: int = 0, progress: bool = False) -> Any:
+    """Expected log predictive density of whole tasks, each predicted from all others, as ArviZ's `ELPDData`.
+
+    Args:
+        posterior: The posterior.
+        refit: Where k-hat fails for a task, move the draws to the posterior without it, which is exact, or fit that
+            anew; with False such tasks are only warned of. A joint posterior is never refitted.
+        seed: Seeds what is random in refits, and the sampled evidence of joint posteriors.
+        progress: Show a bar while refits are made.
+
+    Returns:
+        With ``elpd_loo`` and its standard error ``se`` in nats, ``p_loo``, and by task ``loo_i`` and ``pareto_k``
+        (ArviZ 1.x: ``elpd``, ``p``, ``elpd_i``). Tasks that were refitted have the k-hat of the draws without them,
+        and are named in ``pareto_k.attrs["refitted"]``.
+
+    Raises:
+        NotAvailableError: There are too few draws, φ is a single point, or a joint fit has a task without a mode.
+    """
+    left = leave_out(posterior, seed)
+    good_k = _good_k(_draws_of(posterior))
+    bad = (left.k_hat > good_k).nonzero().squeeze(-1).tolist()
+    refitted: list[str] = []
+    if bad and refit and not isinstance(posterior.collapsed, Joint):
+        with bar("refitting without a task", len(bad), progress) as step:
+            for t in bad:
+                elpd, k_hat = _refitted(posterior, posterior.collapsed, t, seed, progress)
+                left.elpd[t], left.k_hat[t] = elpd, k_hat
+                refitted.append(posterior.tasks.names[t])
+                step(1)
+        bad = (left.k_hat > good_k).nonzero().squeeze(-1).tolist()
+    if bad:
+        _warn([posterior.tasks.names[t] for t in bad], len(left.elpd), good_k)
+    return elpd_data(left, posterior.tasks.names, _draws_of(posterior), refitted)
+
+
+def leave_out(posterior: Posterior, seed: int = 0) -> Left:
+    """Every task left out in turn, by importance weights alone."""
+    evidence, phi = posterior.collapsed, posterior.phi_coordinates
+    if len(phi) < LEAST_DRAWS:
+        raise NotAvailableError(f"loo needs at least {LEAST_DRAWS} draws of φ, this posterior has {len(phi)}")
+    if bool((phi == phi[0]).all()):
+        raise NotAvailableError(
+            "φ is a single point in this posterior, which shows nothing of what it would be without a task: fit by a "
+            "back-end that draws φ"
+        )
+    if isinstance(evidence, Joint):
+        some = phi[torch.linspace(0, len(phi) - 1, min(len(phi), JOINT_DRAWS)).round().long()]
+        return _weighted(sampled_evidence(evidence.program, evidence.tasks, some, seed=seed)[0])
+    chunk = max(1, NUMBERS // len(phi))
+    if len(posterior.tasks) <= chunk:
+        return _weighted(log_evidence(evidence, phi))
+    pieces = [slice(start, start + chunk) for start in range(0, len(posterior.tasks), chunk)]
+    parts = [_weighted(log_evidence(evidence.on(posterior.tasks[piece]), phi)) for piece in pieces]
+    return Left(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _weighted(log_z: Tensor) -> Left:
+    """From log Z_t(φ_s) (S, T)."""
+    weights, k_hat = psis(-log_z)
+    elpd = torch.logsumexp(weights + log_z, 0)
+    return Left(elpd, torch.logsumexp(log_z, 0) - math.log(len(log_z)), k_hat)
+
+
+def _refitted(posterior: Posterior, evidence: Collapsed, t: int, seed: int, progress: bool) -> tuple[Tensor, Tensor]:
+    """log p(D_t | all others) from draws of the posterior without task t, and their k-hat."""
+    task, others = posterior.tasks[[t]], posterior.tasks.without(posterior.tasks.names[t])
+    target, own = Target(evidence.on(others)), evidence.on(task)
+    phi = posterior.phi_coordinates
+    if phi.shape[1] <= MOST_DIMENSIONS:
+        found = move(target, phi, -log_evidence(own, phi)[:, 0], draws=len(phi), seed=seed)
+        if found.good:
+            elpd = torch.logsumexp(found.smoothed + log_evidence(own, found.u)[:, 0], 0)
+            return elpd, torch.tensor(found.k_hat, dtype=torch.float64)
+    from bayesmeta.infer import auto
+
+    draws = auto.run(target, auto.Auto(draws=len(phi)), seed=seed, progress=progress)
+    log_z = log_evidence(own, flatten_draws(draws.u)[:, : phi.shape[1]])[:, 0]
+    k_hat = torch.tensor(0.0 if draws.k_hat is None else draws.k_hat, dtype=torch.float64)
+    return torch.logsumexp(log_z, 0) - math.log(len(log_z)), k_hat
+
+
+def _draws_of(posterior: Posterior) -> int:
+    count = len(posterior.phi_coordinates)
+    return min(count, JOINT_DRAWS) if isinstance(posterior.collapsed, Joint) else count
+
+
+def _good_k(draws: int) -> float:
+    """The largest k-hat that so many draws bear (Vehtari, Simpson, Gelman, Yao, Gabry 2024)."""
+    return min(1 - 1 / math.log10(draws), 0.7)
+
+
+def _warn(names: list[str], count: int, good_k: float) -> None:
+    warnings.warn(
+        f"k-hat is above {good_k:.2f} for {len(names)} of {count} tasks ({names[:5]}) left out: what the population "
+        "is without them is more than the draws can tell; loo(refit=True) or a fit that integrates θ out can",
+        BayesmetaWarning,
+        stacklevel=4,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# ArviZ's object, and tables
+
+
+def elpd_data(left: Left, names: tuple[str, ...], draws: int, refitted: list[str]) -> Any:
+    """ArviZ's `ELPDData`: a pandas series in ArviZ 0.x, a data class in 1.x."""
+    count = len(names)
+    elpd, se = float(left.elpd.sum()), math.sqrt(count * float(left.elpd.var(correction=0)))
+    p_loo = float(left.lpd.sum()) - elpd
+    good_k = _good_k(draws)
+    bad = bool((left.k_hat > good_k).any())
+    coords = {"task": np.array(names, dtype=object)}
+    each = xr.DataArray(left.elpd.numpy(), dims="task", coords=coords, name="loo_i")
+    shape = xr.DataArray(left.k_hat.numpy(), dims="task", coords=coords, name="pareto_shape")
+    shape.attrs["refitted"] = refitted
+    import arviz
+
+    if hasattr(arviz, "InferenceData"):
+        from arviz.stats import ELPDData
+
+        labels = ["elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i", "pareto_k", "scale"]
+        values = [elpd, se, p_loo, draws, count, bad, each, shape, "log", good_k]
+        return ELPDData(data=values, index=[*labels, "good_k"])
+    from arviz_stats import ELPDData
+
+    return ELPDData("loo", elpd, se, p_loo, draws, count, "log", bad, good_k, elpd_i=each, pareto_k=shape)
+
+
+def pointwise(elpd: Any) -> xr.DataArray:
+    """log p(D_t | all other tasks) by task (T,), of an `ELPDData` of either ArviZ."""
+    each = elpd["loo_i"] if isinstance(elpd, pd.Series) else elpd.elpd_i
+    if not isinstance(each, xr.DataArray):
+        raise DataError("this ELPDData has no values by task: make it by posterior.loo()")
+    return each
+
+
+def loo_compare(posteriors: Mapping[str, Any], *, refit: bool = True, seed: int = 0) -> pd.DataFrame:
+    """Hierarchies ranked by how well they predict whole tasks that they have not seen, the best first.
+
+    Args:
+        posteriors: By name, posteriors of the same tasks, or what their `loo` returned.
+        refit: As in `loo`.
+        seed: As in `loo`.
+
+    Returns:
+        One row per posterior: ``rank``, ``elpd_loo`` and ``se``, ``p_loo``, ``elpd_diff`` to the best with its
+        standard error ``dse`` (of the differences task by task), the stacking ``weight`` (Yao, Vehtari, Simpson,
+        Gelman 2018, "Using stacking to average Bayesian predictive distributions"), and ``warning``. A difference
+        of less than about two ``dse``, or of less than 4 nats, decides nothing.
+
+    Raises:
+        OptionError: Fewer than two posteriors.
+        DataError: They are not of the same tasks.
+    """
+    if len(posteriors) < 2:
+        raise OptionError(f"loo_compare compares two posteriors or more, got {len(posteriors)}")
+    found = {name: one.loo(refit=refit, seed=seed) if hasattr(one, "loo") else one for name, one in posteriors.items()}
+    each = {name: pointwise(one) for name, one in found.items()}
+    _check_same(each, posteriors)
+    columns = np.stack([np.asarray(one, dtype=np.float64) for one in each.values()], 1)
+    weights = _stacking(columns)
+    totals = columns.sum(0)
+    best = int(totals.argmax())
+    away = columns[:, [best]] - columns
+    table = pd.DataFrame(
+        {
+            "elpd_loo": totals,
+            "se": np.sqrt(len(columns) * columns.var(0)),
+            "p_loo": [_entry(one, "p_loo", "p") for one in found.values()],
+            "elpd_diff": away.sum(0),
+            "dse": np.sqrt(len(columns) * away.var(0)),
+            "weight": weights,
+            "warning": [bool(_entry(one, "warning", "warning")) for one in found.values()],
+        },
+        index=pd.Index(list(found), name="hierarchy"),
+    ).sort_values("elpd_loo", ascending=False)
+    table.insert(0, "rank", np.arange(len(table)))
+    return table
+
+
+def _entry(elpd: Any, old: str, new: str) -> Any:
+    return elpd[old] if isinstance(elpd, pd.Series) else getattr(elpd, new)
+
+
+def _check_same(each: Mapping[str, xr.DataArray], posteriors: Mapping[str, Any]) -> None:
+    names = {name: list(one.coords["task"].values) for name, one in each.items()}
+    first = next(iter(names))
+    for name, tasks in names.items():
+        if tasks != names[first]:
+            raise DataError(
+                f"{name!r} and {first!r} are not of the same tasks in the same order: elpd is comparable on the same "
+                "data only"
+            )
+    ys = [one.tasks.y for one in posteriors.values() if hasattr(one, "tasks")]
+    if any(not torch.equal(y, ys[0]) for y in ys):
+        raise DataError("the posteriors are of different observations: elpd is comparable on the same y only")
+
+
+def _stacking(columns: Array) -> Array:
+    """Weights of the mixture of predictive distributions whose log score is best, by EM from equal ones."""
+    density = np.exp(columns - columns.max(1, keepdims=True))
+    weights = np.full(columns.shape[1], 1 / columns.shape[1])
+    for _ in range(EM_STEPS):
+        duty = density * weights
+        weights = (duty / duty.sum(1, keepdims=True)).mean(0)
+    return np.asarray(weights)

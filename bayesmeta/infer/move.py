@@ -1,0 +1,114 @@
+"""Draws of one posterior moved to another that is near: tasks were added, or one was taken out.
+
+The weights that lead from the one to the other say where the other lies, as far as the draws can follow: they are
+tempered until enough of the draws count, and a Student-t fitted to those is the first proposal of adaptive
+importance sampling (`bayesmeta.infer.importance`) on the density that is wanted. What comes out has that density
+and no other: nothing of the draws that it began with is left in it but where the proposals look first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesmeta.infer.importance import Importance, fitted_mixture
+from bayesmeta.psis import effective_size
+from bayesmeta.target import Target
+from bayesmeta.track import bar
+
+__all__ = ["MOST_DIMENSIONS", "Moved", "move", "tempered"]
+
+MOST_DIMENSIONS = 60
+K_HAT = 0.7
+LEAST = 1000.0
+ROUNDS = 6
+PER_ROUND = 2000
+FOLLOWING = 200.0  # effective draws that a first proposal is fitted to, and so many for each dimension:
+PER_DIMENSION = 10.0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What came of a move.
+
+    Attributes:
+        u: Draws of all rounds (N, dim).
+        log_weights: Their log importance weights (N,), neither smoothed nor normalised.
+        smoothed: The same Pareto-smoothed, and summing to one after `exp`.
+        k_hat: Pareto k-hat of the weights.
+        effective_size: Kish's effective number of draws.
+        log: A sentence for each round.
+        interrupted: Whether it was stopped before it was good.
+    """
+
+    u: Tensor
+    log_weights: Tensor
+    smoothed: Tensor
+    k_hat: float
+    effective_size: float
+    log: tuple[str, ...]
+    interrupted: bool
+
+    @property
+    def good(self) -> bool:
+        """Whether the weighted draws can stand as they are."""
+        return self.k_hat < K_HAT and self.effective_size >= LEAST
+
+
+def move(
+    target: Target, u: Tensor, log_weights: Tensor, *, draws: int = 4000, seed: int = 0, progress: bool = False
+) -> Moved:
+    """Weighted draws of a target, found from draws of another and the weights that lead to it.
+
+    Args:
+        target: The density that is wanted; θ must be integrated out.
+        u: Draws of the other (N, dim).
+        log_weights: log density of the target less that of the other (N,), up to a constant.
+        draws: About how many draws are wanted in the end.
+        seed: Seeds proposals.
+        progress: Show a progress bar.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sampler = Importance(target.log_prob, generator)
+    weights = tempered(log_weights, max(FOLLOWING, PER_DIMENSION * u.shape[1]))
+    proposal = fitted_mixture(u, weights, 1, generator)
+    log: list[str] = []
+    interrupted = False
+    with bar("moving the draws", ROUNDS, progress) as step:
+        for number in range(ROUNDS):
+            try:
+                sampler.draw(proposal, max(draws // 2, PER_ROUND))
+            except KeyboardInterrupt:
+                if not sampler.rounds:
+                    raise
+                interrupted = True
+                break
+            step(1)
+            smoothed, k_hat, size = sampler.smoothed()
+            log.append(f"moved, round {number + 1}: k-hat {k_hat:.2f}, effective size {size:,.0f}")
+            if size == 0.0 or (k_hat < K_HAT and size >= max(LEAST, draws / 4)):
+                break
+            proposal = sampler.refitted()
+    return Moved(sampler.u, sampler.log_ratios, smoothed, k_hat, size, tuple(log), interrupted)
+
+
+def tempered(log_weights: Tensor, enough: float) -> Tensor:
+    """Weights (N,), summing to one, raised to the highest power up to one that leaves so many effective draws."""
+    finite = torch.isfinite(log_weights)
+    if not bool(finite.any()):
+        return torch.full_like(log_weights, 1 / len(log_weights))
+    enough = min(enough, 0.5 * float(finite.sum()))
+
+    def at(power: float) -> Tensor:
+        return torch.log_softmax(torch.where(finite, power * log_weights, -math.inf), 0)
+
+    low, high = 0.0, 1.0
+    if float(effective_size(at(high))) >= enough:
+        return at(high).exp()
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if float(effective_size(at(middle))) >= enough else (low, middle)
+    return at(low).exp()
