@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from bayesmeta.adapt import Adapted
     from bayesmeta.calibrate import sbc
     from bayesmeta.closed_form import ClosedForm
+    from bayesmeta.diagnose.loo import loo_compare
+    from bayesmeta.diagnose.novelty import Novelty
     from bayesmeta.diagnose.sbc import Calibration
+    from bayesmeta.diagnose.shots import Shots
     from bayesmeta.diagnose.verdict import Verdict
     from bayesmeta.draws import Draws, Info
     from bayesmeta.errors import BayesmetaError, BayesmetaWarning
@@ -54,9 +57,11 @@ __all__ = [
     "Hierarchy",
     "Info",
     "Laplace",
+    "Novelty",
     "Pathfinder",
     "Posterior",
     "Predictive",
+    "Shots",
     "Stream",
     "Task",
     "Tasks",
@@ -65,6 +70,7 @@ __all__ = [
     "families",
     "fit",
     "load",
+    "loo_compare",
     "plot",
     "sbc",
 ]
@@ -84,15 +90,18 @@ _WHERE = {
     "Hierarchy": "hierarchy",
     "Info": "draws",
     "Laplace": "infer.laplace",
+    "Novelty": "diagnose.novelty",
     "Pathfinder": "infer.pathfinder",
     "Posterior": "posterior",
     "Predictive": "predict",
+    "Shots": "diagnose.shots",
     "Stream": "streams",
     "Task": "tasks",
     "Tasks": "tasks",
     "Verdict": "diagnose.verdict",
     "fit": "fit",
     "load": "load",
+    "loo_compare": "diagnose.loo",
     "sbc": "calibrate",
 }
 """The module of each public name: loaded when the name is first used, so that importing costs next to nothing."""
