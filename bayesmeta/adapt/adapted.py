@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy.typing as npt
@@ -11,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bayesmeta.errors import NotAvailableError
 from bayesmeta.evidence.conditional import constrained
 from bayesmeta.mapping import over_draws
 from bayesmeta.predict import Predictive, query_tasks
@@ -25,10 +28,15 @@ class Adapted:
 
     Attributes:
         tasks: The observations each task was adapted on (with those of the fit, for tasks of the fit).
-        method: ``"exact"``, ``"quadrature"``, ``"laplace"`` or ``"nuts"``.
+        method: One of ``bayesmeta.adapt.METHODS``, ``"population"`` where nothing is known of the tasks, or
+            ``"laplace, nuts"``, some tasks by the one and some by the other.
+        reason: Why that method, and what should be known about how it went.
         k_hat: Pareto k-hat of the weights of φ per task (T,): above 0.7 the new task tells more about φ than
-            the draws can follow, and a refit with it is due. -inf where all weights are equal.
+            the draws can follow, and a refit with it is due. -inf where all weights are equal, inf where there are
+            too few draws to tell.
         effective_size: Effective number of draws of φ per task (T,).
+        k_hat_theta: Pareto k-hat of θ given φ per task (T,): above 0.7 θ is not what the method takes it for.
+            -inf where nothing is approximated, inf where θ has no width at all.
     """
 
     def __init__(
@@ -41,14 +49,33 @@ class Adapted:
         method: str,
         k_hat: Tensor,
         effective_size: Tensor,
+        k_hat_theta: Tensor | None = None,
+        path: Tensor | None = None,
+        reason: str = "",
     ) -> None:
         self.tasks = tasks
         self.method = method
+        self.reason = reason
         self.k_hat = k_hat
+        self.k_hat_theta = torch.full_like(k_hat, -math.inf) if k_hat_theta is None else k_hat_theta
         self.effective_size = effective_size
         self.phi_coordinates = phi
         self.theta_coordinates = theta
         self._program = program
+        self._path = path
+
+    @property
+    def path(self) -> Tensor:
+        """Where each draw of θ came from, step by step, in centred coordinates (steps + 1, S, T, p).
+
+        Raises:
+            NotAvailableError: It was not kept, or the method takes no steps.
+        """
+        if self._path is None:
+            raise NotAvailableError(
+                f"no path was kept by method {self.method!r}: adapt with method='gradient', options={{'path': True}}"
+            )
+        return self._path
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,8 +134,10 @@ class Adapted:
     def __repr__(self) -> str:
         draws = self.theta_coordinates.shape[0]
         worst = float(self.k_hat.max()) if len(self) else float("nan")
-        return f"Adapted: {len(self):,} tasks, {draws:,} draws each, method {self.method!r}, largest k-hat {worst:.2f}"
+        why = f" ({self.reason})" if self.reason else ""
+        head = f"Adapted: {len(self):,} tasks, {draws:,} draws each, largest k-hat {worst:.2f}"
+        return f"{head}\nmethod {self.method!r}{why}"
 
     def _repr_html_(self) -> str:
         table = self.summary().head(60).to_html(index=False, float_format=lambda v: f"{v:.4g}")
-        return f"<p>{self!r}</p>{table}"
+        return f"<p>{escape(repr(self))}</p>{table}"

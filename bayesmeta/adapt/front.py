@@ -1,33 +1,37 @@
-"""The front of adaptation: which observations are new, and which method takes them."""
+"""The front of adaptation: which observations are new, which method takes them, and what is said about the result."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bayesmeta.adapt.adapted import Adapted
-from bayesmeta.adapt.collapsed import adapt_collapsed
-from bayesmeta.adapt.nuts import adapt_nuts
-from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError, unknown
-from bayesmeta.evidence import Joint, kind
+from bayesmeta.adapt.choice import K_HAT_LIMIT, Chosen, adapt_auto
+from bayesmeta.adapt.known import check_like, observations
+from bayesmeta.adapt.methods import METHODS, Config, method_of
+from bayesmeta.adapt.population import from_population
+from bayesmeta.adapt.problem import FEWEST_FOR_K_HAT, Problem, Result
+from bayesmeta.errors import BayesmetaWarning, OptionError
+from bayesmeta.evidence import Own
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["METHODS", "adapt", "check_like", "observations"]
+__all__ = ["adapt", "check_like", "observations"]
 
-METHODS = ("auto", "exact", "quadrature", "laplace", "nuts")
-K_HAT_LIMIT = 0.7
+SHOWN = 5
 
 
 def adapt(
     posterior: Posterior,
     tasks: Tasks,
     *,
-    method: str = "auto",
+    method: str | Config = "auto",
+    options: Config | Mapping[str, Any] | None = None,
     draws: int | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -42,91 +46,59 @@ def adapt(
     Args:
         posterior: The fitted population.
         tasks: The tasks with their support observations.
-        method: ``"nuts"``, the name of the fit's evidence (``"exact"``, ``"quadrature"``, ``"laplace"``), or
-            ``"auto"``: the evidence of the fit, ``"nuts"`` where that is joint.
-        draws: How many draws of φ to use, evenly spaced over the posterior's; all by default.
+        method: One of ``bayesmeta.adapt.METHODS``, or its config, e.g. ``bm.adapt.Gradient(steps=5)``; ``"auto"``
+            takes the evidence of the fit, after a joint fit the first that is good enough of ``"exact"``,
+            ``"laplace"`` and ``"nuts"``, and says why in `Adapted.reason`.
+        options: Settings of the method, as its config or by name: ``{"steps": 5}``.
+        draws: How many draws of φ to use, evenly spaced over the posterior's; all by default. Some methods take
+            no more than 1,000.
         seed: Seeds everything random.
-        progress: Show the progress of ``"nuts"``.
+        progress: Show the progress of what takes long.
 
     Raises:
-        DataError: Inputs or context are not shaped as those of the fit.
-        OptionError: An unknown method, or more draws than there are.
-        NotAvailableError: The fit has another evidence than that.
+        DataError: Inputs or context are not shaped as those of the fit, or observations are impossible.
+        OptionError: An unknown method or setting, or more draws than there are.
+        NotAvailableError: The method does not serve this hierarchy.
     """
-    _check(posterior, tasks, method)
+    name, config = method_of(method, options)
+    check_like(posterior.tasks, tasks)
     known, before = observations(posterior.tasks, tasks)
     pick = _evenly(len(posterior.phi_coordinates), draws)
-    evidence = posterior.collapsed
-    if method not in ("auto", "nuts", kind(evidence)):
-        raise NotAvailableError(
-            f"method={method!r} needs a fit with evidence={method!r}, this one has {kind(evidence)!r}; use "
-            "method='nuts' or 'auto'"
-        )
-    if isinstance(evidence, Joint) or method == "nuts":
-        used = "nuts"
-        result = adapt_nuts(posterior, pick, known, before, seed, progress)
-    else:
-        used = kind(evidence)
-        result = adapt_collapsed(evidence, posterior.phi_coordinates[pick], known, before, seed)
-    phi, theta, k_hat, size = result
-    _warn(known, k_hat)
-    program = evidence.program.with_centring(True)
-    return Adapted(program, known, phi, theta, method=used, k_hat=k_hat, effective_size=size)
+    problem = Problem(posterior, pick, known, before, seed, progress)
+    result, used, reason = _split(problem, name, config)
+    _warn(known, result)
+    return Adapted(
+        problem.program,
+        known,
+        result.phi,
+        result.theta,
+        method=used,
+        k_hat=result.k_hat,
+        effective_size=result.effective_size,
+        k_hat_theta=result.k_hat_theta,
+        path=result.path,
+        reason="; ".join(part for part in (reason, result.note) if part),
+    )
 
 
-def _check(posterior: Posterior, tasks: Tasks, method: str) -> None:
-    if method not in METHODS:
-        raise OptionError(unknown("method", method, METHODS))
-    check_like(posterior.tasks, tasks)
+def _split(problem: Problem, name: str, config: Any) -> Chosen:
+    """The method for tasks of which something is known, the population for the others."""
+    empty = torch.nonzero(problem.known.sizes == 0).squeeze(-1)
+    if not len(empty) or isinstance(problem.evidence, Own):
+        return _by_method(problem, name, config)
+    rest = torch.nonzero(problem.known.sizes > 0).squeeze(-1)
+    if not len(rest):
+        return Chosen(from_population(problem), "population", "nothing is known of these tasks")
+    chosen = _by_method(problem.at(rest), name, config)
+    unknown = from_population(problem.at(empty).thinned(len(chosen.result.phi)))
+    order = torch.argsort(torch.cat([rest, empty]))
+    return chosen._replace(result=Result.joined([chosen.result, unknown], order))
 
 
-def check_like(fit: Tasks, tasks: Tasks) -> None:
-    """Raise a DataError unless tasks have inputs, observations and contexts shaped as those of the fit."""
-    if not isinstance(tasks, Tasks):
-        raise DataError(f"tasks must be a Tasks, got {type(tasks).__name__}")
-    if tasks.x.shape[1:] != fit.x.shape[1:]:
-        like = "" if tasks.n_observations else "; Tasks.without_observations(names, like=posterior.tasks) does"
-        raise DataError(
-            f"x has shape {tuple(tasks.x.shape[1:])} per observation, in the fit it had {tuple(fit.x.shape[1:])}{like}"
-        )
-    if tasks.n_observations and tasks.y.shape[1:] != fit.y.shape[1:]:
-        raise DataError(
-            f"y has shape {tuple(tasks.y.shape[1:])} per observation, in the fit it had {tuple(fit.y.shape[1:])}"
-        )
-    if set(tasks.context) != set(fit.context):
-        raise DataError(f"context must be {sorted(fit.context)} as in the fit, got {sorted(tasks.context)}")
-
-
-def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
-    """All that is known of each task, and the part of it that the fit has seen."""
-    nothing = Tasks.without_observations(tasks.names, like=tasks, context=tasks.context or None)
-    seen = [name for name in tasks.names if name in fit]
-    if not seen:
-        return tasks, nothing
-    xs, ys, old_xs, old_ys = [], [], [], []
-    for task in tasks:
-        old = fit[task.name] if task.name in seen else None
-        if old is not None and not all(_equal(task.context[key], old.context[key]) for key in old.context):
-            raise DataError(
-                f"the context of task {task.name!r} is not that of the fit, which has seen a task of this name: pass "
-                "the same context, or give another task another name"
-            )
-        keep = old is not None and not (_equal(task.x, old.x) and _equal(task.y, old.y))
-        x, y = (task.x, task.y) if old is None else (old.x, old.y)
-        if old is not None and keep and task.n:
-            x, y = torch.cat([old.x, task.x]), torch.cat([old.y, task.y])
-        xs.append(x)
-        ys.append(y)
-        old_xs.append(x[:0] if old is None else old.x)
-        old_ys.append(y[:0] if old is None else old.y)
-    context = tasks.context or None
-    known = Tasks.from_lists(xs, ys, names=tasks.names, context=context, allow_empty=True)
-    before = Tasks.from_lists(old_xs, old_ys, names=tasks.names, context=context, allow_empty=True)
-    return known, before
-
-
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)
+def _by_method(problem: Problem, name: str, config: Any) -> Chosen:
+    if config is None:
+        return adapt_auto(problem)
+    return Chosen(METHODS[name].run(problem, config), name, "asked for")
 
 
 def _evenly(available: int, draws: int | None) -> torch.Tensor:
@@ -137,13 +109,30 @@ def _evenly(available: int, draws: int | None) -> torch.Tensor:
     return torch.linspace(0, available - 1, draws).round().long()
 
 
-def _warn(tasks: Tasks, k_hat: torch.Tensor) -> None:
-    bad = torch.nonzero(k_hat > K_HAT_LIMIT).squeeze(-1)
-    if len(bad) and float(k_hat[bad].max()) < float("inf"):
-        names = [tasks.names[int(i)] for i in bad[:5]]
+def _warn(tasks: Tasks, result: Result) -> None:
+    """Say which tasks the draws cannot follow; too few draws have no k-hat."""
+    if len(result.phi) < FEWEST_FOR_K_HAT:
+        return
+    _warn_of(
+        tasks,
+        result.k_hat > K_HAT_LIMIT,
+        "k-hat is above",
+        "what they tell about φ is more than the draws of the fit can follow; refit with them for exact answers",
+    )
+    _warn_of(
+        tasks,
+        torch.isfinite(result.k_hat_theta) & (result.k_hat_theta > K_HAT_LIMIT) & (result.k_hat <= K_HAT_LIMIT),
+        "k-hat of θ is above",
+        "p(θ | φ, D) is not what the method takes it for; use method='nuts' or 'langevin' for exact answers",
+    )
+
+
+def _warn_of(tasks: Tasks, bad: torch.Tensor, what: str, meaning: str) -> None:
+    at = torch.nonzero(bad).squeeze(-1)
+    if len(at):
+        names = [tasks.names[int(i)] for i in at[:SHOWN]]
         warnings.warn(
-            f"k-hat is above {K_HAT_LIMIT} for {len(bad)} of {len(tasks)} tasks ({names}): what they tell about φ "
-            "is more than the draws of the fit can follow; refit with them for exact answers",
+            f"{what} {K_HAT_LIMIT} for {len(at)} of {len(tasks)} tasks ({names}): {meaning}",
             BayesmetaWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -8,94 +8,85 @@ so NUTS runs over θ of the new task alone, and the φ that goes with a draw of 
 sum. No evidence is needed: Z_new(φ_s), for k-hat, is the mean of a term over the draws of θ, relative to the
 sum. Tasks are independent given D under this density and are sampled side by side as one.
 
-A task of the fit goes on from its own joint draws: they are weighted by the likelihood of what is new.
+A task of the fit goes on from its own draws under the fit: they are weighted by the likelihood of what is new.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bayesmeta.adapt.problem import Problem, Result, weigh
 from bayesmeta.density import Density
-from bayesmeta.infer.nuts import NUTS, sample
+from bayesmeta.infer import nuts as sampler
+from bayesmeta.infer.options import check_whole
 from bayesmeta.likelihood import log_likelihood_tasks
 from bayesmeta.mapping import chunk_size, flatten_draws, over_draws
 from bayesmeta.program import Program, Row, first_rows
-from bayesmeta.psis import effective_size, psis, resample
+from bayesmeta.psis import effective_size, psis
 from bayesmeta.tasks import Tasks
 
-if TYPE_CHECKING:
-    from bayesmeta.posterior import Posterior
-
-__all__ = ["adapt_nuts"]
-
-COMPONENTS = 400
-DRAWS = 1000
-TASKS_AT_ONCE = 25
-
-Result = tuple[Tensor, Tensor, Tensor, Tensor]
+__all__ = ["NUTS", "run"]
 
 
-def adapt_nuts(posterior: Posterior, pick: Tensor, known: Tasks, before: Tasks, seed: int, progress: bool) -> Result:
-    """Draws of φ and θ of each task.
+@dataclass(frozen=True)
+class NUTS:
+    """Settings of adaptation by NUTS.
 
     Args:
-        posterior: The fitted population.
-        pick: Which of its draws to use.
-        known: All observations known of each task (T,).
-        before: Those of them that the fit has seen.
-        seed: Seeds everything random.
-        progress: Show the sampler's progress bar.
-
-    Returns:
-        φ (S, T, q), θ in centred coordinates (S, T, p), k-hat (T,) and effective size of the draws of φ (T,).
-        S is the number of draws picked, 1,000 at most.
+        draws: The most draws of θ to take.
+        tune: Warm-up iterations per chain.
+        chains: Number of chains.
+        components: The most draws of φ in the mixture that is sampled.
+        tasks_at_once: How many tasks are sampled side by side as one density.
     """
-    pick = pick[torch.linspace(0, len(pick) - 1, min(len(pick), DRAWS)).round().long()]
-    phi = posterior.phi_coordinates[pick]
-    structure = posterior.collapsed.program.structure
-    shape = (len(pick), len(known))
-    out = (
-        torch.empty(*shape, structure.phi.size, dtype=torch.float64),
-        torch.empty(*shape, structure.theta.size, dtype=torch.float64),
-        torch.empty(len(known), dtype=torch.float64),
-        torch.empty(len(known), dtype=torch.float64),
-    )
-    _put(out, (before.sizes > 0).nonzero().squeeze(-1), lambda at: _continued(posterior, pick, known[at], before[at]))
-    new = before.sizes == 0
-    program = posterior.collapsed.program.with_centring(True)
-    unseen = (new & (known.sizes == 0)).nonzero().squeeze(-1)
-    _put(out, unseen, lambda at: _from_population(program, phi, known[at], seed))
-    for part in (new & (known.sizes > 0)).nonzero().squeeze(-1).split(TASKS_AT_ONCE):
-        _put(out, part, lambda at: _by_nuts(program, phi, known[at], seed, progress))
-    return out
+
+    draws: int = 1000
+    tune: int = 400
+    chains: int = 2
+    components: int = 400
+    tasks_at_once: int = 25
+
+    def __post_init__(self) -> None:
+        least = {"draws": 1, "tune": 0, "chains": 1, "components": 1, "tasks_at_once": 1}
+        for name, value in least.items():
+            check_whole(name, getattr(self, name), value)
 
 
-def _put(out: Result, at: Tensor, make: Callable[[list[int]], Result]) -> None:
-    if len(at):
-        phi, theta, k_hat, size = make(at.tolist())
-        out[0][:, at], out[1][:, at], out[2][at], out[3][at] = phi, theta, k_hat, size
+def run(problem: Problem, config: NUTS) -> Result:
+    """Draws of φ and θ of each task; as many as draws of φ are used, `config.draws` at most."""
+    problem = problem.thinned(config.draws)
+    new = torch.nonzero(~problem.seen).squeeze(-1)
+    seen = torch.nonzero(problem.seen).squeeze(-1)
+    parts = [_by_nuts(problem.at(part), config) for part in new.split(config.tasks_at_once) if len(part)]
+    if len(seen):
+        parts.append(_continued(problem.at(seen)))
+    return Result.joined(parts, torch.argsort(torch.cat([new, seen])))
 
 
-def _by_nuts(program: Program, phi: Tensor, tasks: Tasks, seed: int, progress: bool) -> Result:
-    """New tasks with observations: NUTS over their θ under the mixture of draws of φ."""
-    components = phi[torch.linspace(0, len(phi) - 1, min(len(phi), COMPONENTS)).round().long()]
-    rows = [Row.of(batch) for batch in tasks.padded(exact_sizes=not program.structure.maskable)]
-    order = torch.cat([batch.index for batch in tasks.padded(exact_sizes=not program.structure.maskable)])
-    leaves, spec = pytree.tree_flatten(rows)
-    p = program.structure.theta.size
+class _Mixture:
+    """The terms of the mixture over draws of φ, of tasks in the order of their batches."""
 
-    def terms(v: Tensor, phi: Tensor, rows: list[Row]) -> Tensor:
-        """log p(θ_t, y_t | φ_s) (S, T), tasks in the order of the batches."""
+    def __init__(self, program: Program, tasks: Tasks, components: Tensor) -> None:
+        batches = tasks.padded(exact_sizes=not program.structure.maskable)
+        self.program = program
+        self.components = components
+        self.rows = [Row.of(batch) for batch in batches]
+        self.back = torch.argsort(torch.cat([batch.index for batch in batches]))
+        self.leaves, self._spec = pytree.tree_flatten(self.rows)
+        self.p = program.structure.theta.size
+
+    def terms(self, v: Tensor, phi: Tensor, rows: list[Row]) -> Tensor:
+        """log p(θ_t, y_t | φ_s) (S, T) at coordinates of θ (T, p)."""
+        program = self.program
+        counts = [len(row.mask) for row in rows]
 
         def draw(u: Tensor) -> Tensor:
             returned = program.returned(u)
-            counts = [len(row.mask) for row in rows]
             parts = [
                 program.over_tasks(lambda v, row: program.log_joint(returned, v, row))(piece, row)
                 for piece, row in zip(v.split(counts), rows, strict=True)
@@ -105,67 +96,62 @@ def _by_nuts(program: Program, phi: Tensor, tasks: Tasks, seed: int, progress: b
         result: Tensor = program.over_tasks(draw)(phi)
         return result
 
-    def log_density(v: Tensor, phi: Tensor, *leaves: Tensor) -> Tensor:
-        unpacked = pytree.tree_unflatten(list(leaves), spec)
-        return torch.logsumexp(terms(v.reshape(-1, p), phi, unpacked), 0).sum()
+    def log_density(self, v: Tensor, phi: Tensor, *leaves: Tensor) -> Tensor:
+        """The log of the mixture, summed over tasks, at v (T·p,)."""
+        rows = pytree.tree_unflatten(list(leaves), self._spec)
+        return torch.logsumexp(self.terms(v.reshape(-1, self.p), phi, rows), 0).sum()
 
-    vectorised = program.structure.vectorised
-    density = Density(log_density, len(tasks) * p, [components, *leaves], compile=False, trace=vectorised)
-    config = NUTS(draws=math.ceil(len(phi) / 2), tune=400, chains=2, compile=False)
-    drawn = sample(density, config, seed=seed, progress=progress)
+    def responsibility(self, v: Tensor) -> Tensor:
+        """The share (S, C, T), in logs, that each draw of φ has in the mixture at draws v (S, T, p)."""
+        chunk = chunk_size(v[0].numel() * len(self.components))
+        terms = over_draws(self.program, lambda v: self.terms(v, self.components, self.rows), (v,), chunk)
+        return torch.log_softmax(terms, 1)
+
+
+def _by_nuts(problem: Problem, config: NUTS) -> Result:
+    """New tasks: NUTS over their θ under the mixture of draws of φ."""
+    components = problem.thinned(config.components).phi
+    mixture = _Mixture(problem.program, problem.known, components)
+    vectorised = problem.program.structure.vectorised
+    density = Density(
+        mixture.log_density,
+        len(problem.known) * mixture.p,
+        [components, *mixture.leaves],
+        compile=False,
+        trace=vectorised,
+    )
+    draws = len(problem.phi)
+    settings = sampler.NUTS(
+        draws=math.ceil(draws / config.chains), tune=config.tune, chains=config.chains, compile=False
+    )
+    drawn = sampler.sample(density, settings, seed=problem.seed, progress=problem.progress)
     if drawn.interrupted:
         raise KeyboardInterrupt("adaptation was interrupted; no task was finished")
-    v = flatten_draws(drawn.u)[: len(phi)].reshape(len(phi), -1, p)
-    at_draws = over_draws(
-        program, lambda v: terms(v, components, rows), (v,), chunk_size(v[0].numel() * len(components))
-    )
-    responsibility = torch.log_softmax(at_draws, 1)
-    generator = torch.Generator().manual_seed(seed)
-    gumbel = -torch.empty_like(responsibility).exponential_(generator=generator).log()
-    chosen = components[(responsibility + gumbel).argmax(1)]
-    smoothed, k_hat = psis(torch.logsumexp(responsibility, 0))
-    back = torch.argsort(order)
-    return chosen[:, back], v[:, back], k_hat[back], effective_size(smoothed)[back]
+    v = flatten_draws(drawn.u)[:draws].reshape(draws, -1, mixture.p)
+    share = mixture.responsibility(v)
+    generator = torch.Generator().manual_seed(problem.seed)
+    gumbel = -torch.empty_like(share).exponential_(generator=generator).log()
+    chosen = components[(share + gumbel).argmax(1)]
+    smoothed, k_hat = psis(torch.logsumexp(share, 0))
+    back = mixture.back
+    exact = torch.full_like(k_hat, -math.inf)
+    return Result(chosen[:, back], v[:, back], k_hat[back], effective_size(smoothed)[back], exact)
 
 
-def _from_population(program: Program, phi: Tensor, tasks: Tasks, seed: int) -> Result:
-    """Tasks without observations: θ from p(θ | φ) under every draw of φ."""
-    rows = first_rows(tasks)
-
-    def draw(u: Tensor) -> Tensor:
-        returned = program.returned(u)
-        drawn: Tensor = program.over_tasks(lambda row: program.drawn(returned, row), randomness="different")(rows)
-        return drawn
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        theta: Tensor = over_draws(program, draw, (phi,), 1000, randomness="different")
-    return phi.unsqueeze(1).expand(-1, len(tasks), -1), theta, *_unweighted(phi, len(tasks))
-
-
-def _continued(posterior: Posterior, pick: Tensor, known: Tasks, before: Tasks) -> Result:
-    """Tasks of the fit: their own joint draws, weighted by log p(new | θ) = log p(all | θ) - log p(before | θ)."""
-    phi = posterior.phi_coordinates[pick]
-    program = posterior.collapsed.program.with_centring(True)
-    at = [posterior.tasks.index(name) for name in known.names]
-    rows = first_rows(known)
+def _continued(problem: Problem) -> Result:
+    """Tasks of the fit: their own draws, weighted by log p(new | θ) = log p(all | θ) - log p(before | θ)."""
+    posterior, program, phi = problem.posterior, problem.program, problem.phi
+    at = [posterior.tasks.index(name) for name in problem.known.names]
+    rows = first_rows(problem.known)
 
     def draw(u: Tensor, values: dict[str, Tensor]) -> Tensor:
         returned = program.returned(u)
         moved: Tensor = program.over_tasks(lambda values, row: program.coordinates(values, returned, row))(values, rows)
         return moved
 
-    values = {name: value[pick][:, at] for name, value in posterior.theta.items()}
-    theta = over_draws(program, draw, (phi, values), 1000)
-    gain = log_likelihood_tasks(program, known, phi, theta) - log_likelihood_tasks(program, before, phi, theta)
-    gain[:, known.sizes == before.sizes] = 0.0
-    smoothed, k_hat = psis(gain)
-    index = resample(smoothed, 0)
-    task = torch.arange(len(at)).expand(index.shape)
-    return phi[index], theta[index, task], k_hat, effective_size(smoothed)
-
-
-def _unweighted(phi: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    return torch.full((count,), -math.inf, dtype=torch.float64), torch.full(
-        (count,), float(len(phi)), dtype=torch.float64
-    )
+    values = {name: value[problem.pick][:, at] for name, value in posterior.theta.items()}
+    theta: Tensor = over_draws(program, draw, (phi, values), 1000)
+    now, then = (log_likelihood_tasks(program, tasks, phi, theta) for tasks in (problem.known, problem.before))
+    pick, k_hat, size = weigh(now - then, problem)
+    task = torch.arange(len(at)).expand(pick.shape)
+    return Result(phi[pick], theta[pick, task], k_hat, size, torch.full_like(k_hat, -math.inf))

@@ -1,0 +1,59 @@
+"""Which observations of a task are new, and which the fit has seen."""
+
+from __future__ import annotations
+
+import torch
+
+from bayesmeta.errors import DataError
+from bayesmeta.tasks import Tasks
+
+__all__ = ["check_like", "observations"]
+
+
+def check_like(fit: Tasks, tasks: Tasks) -> None:
+    """Raise a DataError unless tasks have inputs, observations and contexts shaped as those of the fit."""
+    if not isinstance(tasks, Tasks):
+        raise DataError(f"tasks must be a Tasks, got {type(tasks).__name__}")
+    if tasks.x.shape[1:] != fit.x.shape[1:]:
+        like = "" if tasks.n_observations else "; Tasks.without_observations(names, like=posterior.tasks) does"
+        raise DataError(
+            f"x has shape {tuple(tasks.x.shape[1:])} per observation, in the fit it had {tuple(fit.x.shape[1:])}{like}"
+        )
+    if tasks.n_observations and tasks.y.shape[1:] != fit.y.shape[1:]:
+        raise DataError(
+            f"y has shape {tuple(tasks.y.shape[1:])} per observation, in the fit it had {tuple(fit.y.shape[1:])}"
+        )
+    if set(tasks.context) != set(fit.context):
+        raise DataError(f"context must be {sorted(fit.context)} as in the fit, got {sorted(tasks.context)}")
+
+
+def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
+    """All that is known of each task, and the part of it that the fit has seen."""
+    nothing = Tasks.without_observations(tasks.names, like=tasks, context=tasks.context or None)
+    seen = [name for name in tasks.names if name in fit]
+    if not seen:
+        return tasks, nothing
+    xs, ys, old_xs, old_ys = [], [], [], []
+    for task in tasks:
+        old = fit[task.name] if task.name in seen else None
+        if old is not None and not all(_equal(task.context[key], old.context[key]) for key in old.context):
+            raise DataError(
+                f"the context of task {task.name!r} is not that of the fit, which has seen a task of this name: pass "
+                "the same context, or give another task another name"
+            )
+        keep = old is not None and not (_equal(task.x, old.x) and _equal(task.y, old.y))
+        x, y = (task.x, task.y) if old is None else (old.x, old.y)
+        if old is not None and keep and task.n:
+            x, y = torch.cat([old.x, task.x]), torch.cat([old.y, task.y])
+        xs.append(x)
+        ys.append(y)
+        old_xs.append(x[:0] if old is None else old.x)
+        old_ys.append(y[:0] if old is None else old.y)
+    context = tasks.context or None
+    known = Tasks.from_lists(xs, ys, names=tasks.names, context=context, allow_empty=True)
+    before = Tasks.from_lists(old_xs, old_ys, names=tasks.names, context=context, allow_empty=True)
+    return known, before
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
