@@ -7,12 +7,15 @@
 | `poisson` | regressions of counts, overdispersed or not | the same, in log rates |
 | `mixture` | linear regressions of tasks that come from K populations | each population, and how common it is |
 | `last_layer` | linear regressions on features of a network | the network, and how the last layer varies |
+| `gp` | functions of a Gaussian process; kernels add, multiply, look through networks | kernel, mean and noise |
 | `bnn` | small networks whose weights are a task's own | the mean and the spread of every weight |
 """
 
 from __future__ import annotations
 
+from bayesmeta.families import kernels
 from bayesmeta.families.bnn import bnn
+from bayesmeta.families.gp import gp
 from bayesmeta.families.last_layer import last_layer
 from bayesmeta.families.linear import linear
 from bayesmeta.families.logistic import logistic
@@ -20,4 +23,15 @@ from bayesmeta.families.mixture import memberships, mixture
 from bayesmeta.families.network import Network
 from bayesmeta.families.poisson import poisson
 
-__all__ = ["Network", "bnn", "last_layer", "linear", "logistic", "memberships", "mixture", "poisson"]
+__all__ = [
+    "Network",
+    "bnn",
+    "gp",
+    "kernels",
+    "last_layer",
+    "linear",
+    "logistic",
+    "memberships",
+    "mixture",
+    "poisson",
+]
