@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from bayesmeta.errors import HierarchyError
@@ -19,7 +20,7 @@ from bayesmeta.errors import HierarchyError
 if TYPE_CHECKING:
     from bayesmeta.program import Row
 
-__all__ = ["ClosedForm"]
+__all__ = ["ClosedForm", "Mixed"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ClosedForm:
             numbers z (p + extra,). None for a hierarchy whose task samples no θ.
         predictive: ``predictive(phi, row, x)``: p(y* | φ, y) of observations at new inputs x (m, ...), all together:
             a distribution of the event shape of y*, (m, ...), whose marginals are Normal, with `mean`, `variance`,
-            `log_prob` and a way to be drawn from. Where it is None, predictions are made by draws of θ.
+            `log_prob` and `sample`, or a `Mixed` of several. Where it is None, predictions are made by draws of θ.
         road: What is done about θ, in a sentence.
         extra: How many numbers a draw of θ takes besides one for each of its coordinates.
         numbers: About how many numbers are alive per row of the data, which bounds what is done at once.
@@ -65,3 +66,44 @@ class ClosedForm:
             raise HierarchyError("the task samples a θ, and its ClosedForm has no theta(phi, row, z) to draw it")
         if not has_theta and self.theta is not None:
             raise HierarchyError("the task samples no θ, and its ClosedForm has a theta(phi, row, z)")
+
+
+class Mixed:
+    """A mixture of joint distributions, for `ClosedForm.predictive`.
+
+    Args:
+        log_weights: Logarithms of the weights (K,), which sum to one.
+        parts: A distribution of batch shape (K,) and the event shape of y*.
+    """
+
+    def __init__(self, log_weights: Tensor, parts: Any) -> None:
+        self.log_weights = log_weights
+        self.parts = parts
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each number of y*."""
+        return self._average(self.parts.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each number of y*, by the law of total variance."""
+        return self._average(self.parts.variance + (self.parts.mean - self.mean).square())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of all of y* together, ()."""
+        return torch.logsumexp(self.log_weights + self.parts.log_prob(value), 0)
+
+    def sample(self) -> Tensor:
+        """A draw of y*."""
+        gumbel = -torch.empty_like(self.log_weights).exponential_().log()
+        chosen = torch.nn.functional.one_hot((self.log_weights + gumbel).argmax(0), len(self.log_weights))
+        values = self.parts.sample()
+        return self._behind(chosen.to(values.dtype), values).mul(values).sum(0)
+
+    def _average(self, values: Tensor) -> Tensor:
+        return (self._behind(self.log_weights.exp(), values) * values).sum(0)
+
+    @staticmethod
+    def _behind(weights: Tensor, values: Tensor) -> Tensor:
+        return weights.reshape(-1, *(1,) * (values.dim() - 1))

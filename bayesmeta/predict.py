@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from bayesmeta.closed_form import Mixed
 from bayesmeta.drawing import draw
 from bayesmeta.errors import (
     BayesmetaError,
@@ -173,7 +174,7 @@ class Predictive:
         """Quantiles (levels, T, m) of the mixture where the observations are Normal, else None."""
 
         def solve(parameters: tuple[Tensor, ...]) -> Tensor:
-            return torch.stack([normal_mixture_quantile(parameters[0], parameters[1], level) for level in levels])
+            return torch.stack([normal_mixture_quantile(*parameters, level=level) for level in levels])
 
         try:
             read = _loc_and_scale if self._predictive is None else _marginals
@@ -265,7 +266,7 @@ class Predictive:
                 if self._predictive is None:
                     return read(_predicted(program, phi, v, row, observed, random), row)
                 fn = self._predictive(phi, given[0], row.x)
-                value = row.y if observed else draw(fn) if random else fn.mean
+                value = row.y if observed else _drawn(fn) if random else fn.mean
                 return read(Meeting(program.structure.observed[0], fn, value, True), row)
 
             mapped = program.over_tasks(one, randomness=randomness)
@@ -349,13 +350,25 @@ def _loc_and_scale(met: Meeting, row: Row) -> tuple[Tensor, ...]:
     return fn.loc, fn.scale.expand(fn.loc.shape)
 
 
+def _drawn(fn: Any) -> Tensor:
+    value: Tensor = fn.sample() if isinstance(fn, Mixed) else draw(fn)
+    return value
+
+
 def _marginals(met: Meeting, row: Row) -> tuple[Tensor, ...]:
-    """Each observation's own Normal, where a closed form gives one distribution of all of them."""
-    return met.fn.mean, met.fn.variance.sqrt()
+    """Each observation's own mixture of K Normals where a closed form gives all of them together: (m, K) each."""
+    mixed = isinstance(met.fn, Mixed)
+    parts = met.fn.parts if mixed else met.fn
+    loc, scale = parts.mean, parts.variance.sqrt()
+    if not mixed:
+        return loc.unsqueeze(-1), scale.unsqueeze(-1), torch.ones_like(loc).unsqueeze(-1)
+    loc, scale = loc.movedim(0, -1), scale.movedim(0, -1)
+    return loc, scale, met.fn.log_weights.exp().expand(loc.shape)
 
 
 def _marginal_log_prob(met: Meeting, row: Row) -> tuple[Tensor, ...]:
-    return (Normal(*_marginals(met, row)).log_prob(met.value),)
+    loc, scale, weights = _marginals(met, row)
+    return (torch.logsumexp(weights.log() + Normal(loc, scale).log_prob(met.value.unsqueeze(-1)), -1),)
 
 
 def query_tasks(adapted: Tasks, x: Any) -> Tasks:

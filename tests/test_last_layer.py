@@ -1,0 +1,216 @@
+"""The Bayesian last layer: its formulas against the generic route and against plain numpy, and what it learns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta.evidence import Collapsed, Joint, choose, kind
+from bayesmeta.evidence.conditional import log_evidence, theta_coordinates
+from bayesmeta.families import last_layer
+from bayesmeta.families.rows_normal import RowsNormal
+from bayesmeta.mapping import over_draws
+from bayesmeta.program import Program, Row
+from bayesmeta.sites import quiet_pyro
+
+SIZES = (1, 4, 9, 0, 2)
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "known noise": {"noise": 0.3},
+    "noise by x": {"noise": nn.Linear(1, 1)},
+    "diagonal, no bias": {"covariance": "diagonal", "bias": False},
+    "two outputs": {"outputs": 2},
+    "two outputs, noise by x": {"outputs": 2, "noise": nn.Linear(1, 1)},
+}
+POPULATIONS: dict[str, dict[str, Any]] = {
+    "three": {"populations": 3},
+    "noise by x": {"populations": 3, "noise": nn.Linear(1, 3)},
+    "two outputs": {"populations": 2, "outputs": 2, "noise": 0.5},
+}
+
+
+def tasks_of(outputs: int = 1, sizes: tuple[int, ...] = SIZES, seed: int = 0) -> bm.Tasks:
+    generator = torch.Generator().manual_seed(seed)
+    xs = [torch.rand(n, 1, generator=generator, dtype=torch.float64) for n in sizes]
+    shape = () if outputs == 1 else (outputs,)
+    ys = [torch.randn(n, *shape, generator=generator, dtype=torch.float64) for n in sizes]
+    return bm.Tasks.from_lists(xs, ys, allow_empty=True)
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(1, 4), nn.Tanh())
+
+
+def program_of(options: dict[str, Any], tasks: bm.Tasks) -> Program:
+    return last_layer(net(), **options).program(tasks)
+
+
+def points(program: Program, count: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return 0.5 * torch.randn(count, program.structure.phi.size, generator=generator, dtype=torch.float64)
+
+
+def collapsed(program: Program, tasks: bm.Tasks, method: str = "auto") -> Collapsed:
+    found = choose(program, tasks, method)
+    assert not isinstance(found, Joint)
+    return found
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_log_z_is_that_of_the_generic_route(name: str) -> None:
+    tasks = tasks_of(KINDS[name].get("outputs", 1))
+    program = program_of(KINDS[name], tasks)
+    own, generic = collapsed(program, tasks), collapsed(program, tasks, "exact")
+    u = points(program)
+
+    assert (kind(own), kind(generic)) == ("own", "exact")
+    torch.testing.assert_close(log_evidence(own, u), log_evidence(generic, u), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["plain", "two outputs"])
+def test_theta_is_distributed_as_on_the_generic_route(name: str) -> None:
+    tasks = tasks_of(KINDS[name].get("outputs", 1))
+    program = program_of(KINDS[name], tasks)
+    u = points(program, 1).expand(4000, -1)
+    one, other = (theta_coordinates(collapsed(program, tasks, method), u, 0) for method in ("own", "exact"))
+
+    assert ((one.mean(0) - other.mean(0)) / other.std(0)).abs().max() < 4 * math.sqrt(2 / 4000)
+    assert (one.std(0) / other.std(0) - 1).abs().max() < 4 / math.sqrt(4000)
+    for t in range(len(tasks)):
+        assert np.abs(np.corrcoef(one[:, t].T) - np.corrcoef(other[:, t].T)).max() < 0.1
+
+
+def by_label(program: Program, tasks: bm.Tasks, u: Tensor, options: dict[str, Any]) -> Tensor:
+    """log Z (T,) at φ (q,): the sum over populations of the generic route's log Z of each, their label held fixed."""
+    phi = program.phi(u).returned
+    each = []
+    for k in range(options["populations"]):
+        alone = {**options, "populations": 1}
+        if isinstance(alone.get("noise"), nn.Module):
+            alone["noise"] = nn.Linear(1, 1)
+        single = program_of(alone, tasks)
+        values = single.phi(torch.zeros(single.structure.phi.size, dtype=torch.float64)).values
+        for name in values:
+            values[name] = program.phi(u).values[name]
+            if name.startswith("noise_net"):
+                values[name] = values[name][k : k + 1]
+            elif not name.startswith("net"):
+                values[name] = values[name][k]
+        generic = collapsed(single, tasks, "exact")
+        each.append(generic.per_task(single.phi_at(values), generic.data) + phi["share"][k].log())
+    return torch.logsumexp(torch.stack(each), 0)
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_log_z_of_populations_is_the_sum_over_them(name: str) -> None:
+    options = POPULATIONS[name]
+    tasks = tasks_of(options.get("outputs", 1))
+    program = program_of(options, tasks)
+    u = points(program, 3)
+    found = log_evidence(collapsed(program, tasks), u)
+
+    with quiet_pyro():
+        expected = torch.stack([by_label(program, tasks, point, options) for point in u])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_populations_are_drawn_as_the_task_has_them() -> None:
+    """For draws of θ | y and any density q, the mean of q(θ) / p(y, θ) is 1 / Z (Gelfand, Dey 1994)."""
+    options = POPULATIONS["noise by x"]
+    tasks = tasks_of(sizes=(3, 1))
+    program = program_of(options, tasks)
+    own = collapsed(program, tasks)
+    u = points(program, 1)
+    theta = theta_coordinates(own, u.expand(20_000, -1), 0)
+    log_z = log_evidence(own, u)[0]
+    with quiet_pyro():
+        phi = program.phi(u[0]).returned
+    for t, task in enumerate(tasks):
+        row = Row(task.x, task.y, torch.ones(task.n, dtype=torch.bool), {})
+        log_p = over_draws(program, lambda v, row=row: program.log_joint(phi, v, row), (theta[:, t],), 2000)
+        cell = torch.bucketize(torch.special.ndtr(theta[:, t, 0]), phi["share"].cumsum(0)[:-1])
+        ratio = torch.empty(len(theta), dtype=torch.float64)
+        for k in range(3):
+            label, w = theta[cell == k, t, 0], theta[cell == k, t, 1:]
+            near = torch.distributions.MultivariateNormal(w.mean(0), 0.5 * torch.cov(w.mT))
+            q = near.log_prob(w) + torch.distributions.Normal(0.0, 1.0).log_prob(label)
+            ratio[cell == k] = (q - log_p[cell == k] + log_z[t]).exp()
+        assert float(abs(ratio.mean() - 1)) < 4 * float(ratio.std()) / math.sqrt(len(ratio))
+        assert float(ratio.std()) < 5
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("factors", [2, 7])
+def test_the_density_of_rows_is_that_of_their_covariance(outputs: int, factors: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    n = 4
+    root = torch.linalg.cholesky(torch.eye(outputs, dtype=torch.float64) + 0.3) * 0.5
+    loc, factor, scale = normal(n, outputs), normal(n, factors), normal(n).exp()
+    y = normal(n, outputs)
+    covariance = np.kron((factor @ factor.mT + torch.diag(scale**2)).numpy(), (root @ root.mT).numpy())
+    fn = RowsNormal(loc, factor, scale, root) if outputs > 1 else RowsNormal(loc[:, 0], factor, scale, root)
+    value = y if outputs > 1 else y[:, 0]
+
+    expected = stats.multivariate_normal(loc.reshape(-1).numpy(), covariance).logpdf(y.reshape(-1).numpy())
+    assert float(fn.log_prob(value)) == pytest.approx(expected)
+    assert fn.variance.reshape(-1).numpy() == pytest.approx(covariance.diagonal())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = fn.sample(torch.Size([20_000])).reshape(20_000, -1).numpy()
+    assert np.abs(np.cov(drawn.T) - covariance).max() < 0.05 * covariance.diagonal().max()
+    assert np.abs(drawn.mean(0) - loc.reshape(-1).numpy()).max() < 4 * math.sqrt(covariance.diagonal().max() / 20_000)
+
+
+@pytest.mark.parametrize("options", [KINDS["plain"], POPULATIONS["three"]], ids=["plain", "populations"])
+def test_predictions_are_those_of_many_draws_of_theta(options: dict[str, Any]) -> None:
+    tasks = tasks_of(sizes=(3, 5, 4))
+    hierarchy = last_layer(net(), **options)
+    posterior = bm.fit(hierarchy, tasks, bm.Ensemble(members=1, steps=30), progress=False)
+    new = tasks_of(sizes=(3, 0), seed=4).with_names(["a", "b"])
+    x = torch.linspace(0, 1, 3, dtype=torch.float64).unsqueeze(-1)
+    y = [torch.tensor([0.2, 0.0, -0.4], dtype=torch.float64)] * 2
+    adapted = posterior.adapt(new)
+    closed = adapted.predict(x)
+    phi = posterior.phi_coordinates
+    many = theta_coordinates(collapsed(posterior.collapsed.program, new), phi.expand(20_000, -1), 1)
+    drawn = type(closed)(
+        posterior.collapsed.program, closed.query, phi.unsqueeze(1).expand(20_000, 2, -1), many, "draws"
+    )
+
+    assert ((closed.mean - drawn.mean) / drawn.sd).abs().max() < 4 / math.sqrt(20_000)
+    assert (closed.sd / drawn.sd - 1).abs().max() < 0.05
+    assert ((closed.quantile(0.9) - drawn.quantile(0.9)) / drawn.sd).abs().max() < 0.05
+    assert (closed.log_prob(y, pointwise=True) - drawn.log_prob(y, pointwise=True)).abs().max() < 0.05
+    assert (closed.log_prob(y) - drawn.log_prob(y)).abs().max() < 0.2
+    sampled = closed.sample(20_000, seed=3)
+    assert ((sampled.mean(0) - closed.mean) / closed.sd).abs().max() < 4 / math.sqrt(20_000)
+    assert (sampled.std(0) / closed.sd - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": 0}, "inputs must be a whole number of at least 1, got 0"),
+        ({"inputs": 2}, r"does not take inputs of shape \(2, 2\)"),
+        ({"covariance": "ful"}, "unknown covariance 'ful'.*did you mean 'full'"),
+        ({"scale": -1.0}, "scale must be above 0, got -1.0"),
+        ({"noise": 0.0}, "noise must be above 0, got 0.0"),
+        ({"noise": "known"}, "noise must be 'learnt', a number or a network, got 'known'"),
+        ({"populations": 0}, "populations must be a whole number of at least 1, got 0"),
+        ({"populations": 3, "noise": nn.Linear(1, 2)}, r"noise network gives 2 numbers .* wanted 1 or 3"),
+    ],
+)
+def test_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(bm.BayesmetaError, match=message):
+        last_layer(net(), **options)
