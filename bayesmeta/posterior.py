@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bayesmeta.adapt import Adapted, adapt, check_like
+from bayesmeta.adapt import Adapted, Config, adapt, check_like
 from bayesmeta.diagnose.verdict import Verdict, judge, labelled
 from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import NotAvailableError
@@ -132,13 +132,14 @@ class Posterior:
         self,
         tasks: Tasks,
         *,
-        method: str = "auto",
+        method: str | Config = "auto",
+        options: Config | Mapping[str, Any] | None = None,
         draws: int | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> Adapted:
         """θ of new tasks, p(θ_new | D_new, D), without a refit. See `bayesmeta.adapt.adapt`."""
-        return adapt(self, tasks, method=method, draws=draws, seed=seed, progress=progress)
+        return adapt(self, tasks, method=method, options=options, draws=draws, seed=seed, progress=progress)
 
     def update(self, tasks: Tasks, *, move: bool = True, seed: int = 0, progress: bool = False) -> Posterior:
         """The posterior of the tasks of the fit and of these together, without a refit. See `bayesmeta.update`."""
