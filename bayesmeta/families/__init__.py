@@ -21,10 +21,12 @@ from bayesmeta.families.linear import linear
 from bayesmeta.families.logistic import logistic
 from bayesmeta.families.mixture import memberships, mixture
 from bayesmeta.families.network import Network
+from bayesmeta.families.periodic import Periodic
 from bayesmeta.families.poisson import poisson
 
 __all__ = [
     "Network",
+    "Periodic",
     "bnn",
     "gp",
     "kernels",
