@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesmeta import data, families, plot
+    from bayesmeta import adapt, data, families, plot
     from bayesmeta.adapt import Adapted
     from bayesmeta.calibrate import sbc
     from bayesmeta.closed_form import ClosedForm
@@ -66,6 +66,7 @@ __all__ = [
     "Task",
     "Tasks",
     "Verdict",
+    "adapt",
     "data",
     "families",
     "fit",
@@ -123,7 +124,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
         globals()[name] = value
         return value
-    if name in ("data", "families", "plot"):
+    if name in ("adapt", "data", "families", "plot"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
