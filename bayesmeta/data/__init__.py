@@ -1,4 +1,7 @@
-"""Real data by name, for the gallery, the tests and the reader's own experiments.
+"""Real data by name, and environments: distributions over tasks with a known optimum.
+
+`load` gives data for the gallery, the tests and the reader's own experiments. `DKTSines`, `MixedNoiseSines`,
+`MAMLSines`, `PACOHSinusoid`, `PACOHCauchy` and `GPTasks` make tasks, and know the best prediction for them.
 
 What the gallery needs comes with the package. The rest is read from the folder that the environment variable
 BAYESMETA_DATA names, or fetched once from where it is published and kept in the user's cache; either way its
@@ -15,6 +18,9 @@ Examples:
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 import pandas as pd
 
 from bayesmeta.data.bundled import BUNDLED, read_bundled
@@ -22,7 +28,46 @@ from bayesmeta.data.registry import REMOTE
 from bayesmeta.data.remote import fetch, roads
 from bayesmeta.errors import UnknownNameError, unknown
 
-__all__ = ["available", "describe", "load"]
+if TYPE_CHECKING:
+    from bayesmeta.data.environment import Environment
+    from bayesmeta.data.gp_tasks import GPTasks
+    from bayesmeta.data.optimal import Optimal
+    from bayesmeta.data.pacoh import PACOHCauchy, PACOHSinusoid
+    from bayesmeta.data.sines import DKTSines, MAMLSines, MixedNoiseSines
+
+__all__ = [
+    "DKTSines",
+    "Environment",
+    "GPTasks",
+    "MAMLSines",
+    "MixedNoiseSines",
+    "Optimal",
+    "PACOHCauchy",
+    "PACOHSinusoid",
+    "available",
+    "describe",
+    "load",
+]
+
+_WHERE = {
+    "DKTSines": "sines",
+    "Environment": "environment",
+    "GPTasks": "gp_tasks",
+    "MAMLSines": "sines",
+    "MixedNoiseSines": "sines",
+    "Optimal": "optimal",
+    "PACOHCauchy": "pacoh",
+    "PACOHSinusoid": "pacoh",
+}
+"""The module of each environment: loaded when first used, because they need torch and the data sets do not."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def available() -> list[str]:

@@ -1,0 +1,135 @@
+"""Environments: distributions over tasks with a known optimum, for benchmarks of few-shot learners.
+
+An environment makes support and query observations of any number of tasks, and knows the best prediction that the
+support allows: the posterior predictive distribution under the environment itself, `optimal`. No learner can do
+better on average, so its figures are the floor of every table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from bayesmeta.data.optimal import Conditional, Inputs, Optimal, as_query
+from bayesmeta.errors import OptionError
+from bayesmeta.tasks import Tasks
+
+__all__ = ["Dice", "Environment", "Range"]
+
+Range = tuple[float, float]
+PARTS = ("functions", "inputs", "noise", "sizes")
+
+
+class Dice:
+    """Random numbers of one kind, in an order that does not depend on how many are asked for.
+
+    The leading axis is filled row by row: more rows are the same rows and some more.
+    """
+
+    def __init__(self, seed: int, part: str) -> None:
+        self.generator = torch.Generator().manual_seed(len(PARTS) * seed + PARTS.index(part))
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Uniform on [low, high)."""
+        return low + (high - low) * torch.rand(*shape, generator=self.generator, dtype=torch.float64)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, by the inverse of the distribution function."""
+        return torch.special.ndtri(self.uniform(*shape).clamp(min=2.0**-53))
+
+
+class Environment(ABC):
+    """A distribution over tasks. Frozen dataclasses derive from it and hold its settings."""
+
+    @overload
+    def tasks(
+        self, count: int, shots: int | tuple[int, int], *, query: None = None, seed: int = 0, inputs: str | Range = "in"
+    ) -> Tasks: ...
+    @overload
+    def tasks(
+        self, count: int, shots: int | tuple[int, int], *, query: int, seed: int = 0, inputs: str | Range = "in"
+    ) -> tuple[Tasks, Tasks]: ...
+    def tasks(
+        self,
+        count: int,
+        shots: int | tuple[int, int],
+        *,
+        query: int | None = None,
+        seed: int = 0,
+        inputs: str | Range = "in",
+    ) -> Tasks | tuple[Tasks, Tasks]:
+        """Tasks drawn from the environment, each with its own function, inputs and noise.
+
+        The same seed gives the same functions and the same query whatever `shots` is, and more shots are the same
+        shots and some more. Names hold the seed, so that tasks of two seeds can be told apart.
+
+        Args:
+            count: how many tasks.
+            shots: support observations of each; (low, high) for a number of each task's own, both ends included.
+            query: query observations of each, or None for support alone.
+            seed: seeds everything random.
+            inputs: ``"in"`` for the range of training, ``"out"`` for the wider one that tests extrapolation, or
+                (low, high).
+
+        Returns:
+            The support, or support and query.
+
+        Raises:
+            OptionError: A negative number, or an unknown range.
+        """
+        low, high = (shots, shots) if isinstance(shots, int) else shots
+        if count < 1 or not 0 <= low <= high or (query or 0) < 0:
+            raise OptionError(f"count must be at least 1, shots and query at least 0; got {count}, {shots}, {query}")
+        asked = query or 0
+        x = self._inputs(Dice(seed, "inputs"), asked + high, count, inputs)
+        y = self._observations(x, Dice(seed, "functions"), Dice(seed, "noise"))
+        sizes = torch.full((count,), high)
+        if low < high:
+            sizes = Dice(seed, "sizes").uniform(count, low=low, high=high + 1).long()
+        names = tuple(f"{seed}-{k}" for k in range(count))
+        support = _gathered(x[asked:], y[asked:], sizes, names)
+        if query is None:
+            return support
+        return support, _gathered(x[:asked], y[:asked], torch.full((count,), asked), names)
+
+    def optimal(self, support: Tasks, x: Inputs) -> Optimal:
+        """The best prediction that the support allows: the posterior predictive under this environment.
+
+        Args:
+            support: observations of each task, any number, none as well.
+            x: inputs to predict at: a `Tasks`, whose inputs are taken by name; one array for all tasks; or a list
+                of one array per task.
+        """
+        query = as_query(support, x)
+        return Optimal(query, self._conditional(support[list(query.names)]))
+
+    @abstractmethod
+    def _inputs(self, dice: Dice, rows: int, count: int, inputs: str | Range) -> Tensor:
+        """Inputs (rows, count) or (rows, count, d)."""
+
+    @abstractmethod
+    def _observations(self, x: Tensor, functions: Dice, noise: Dice) -> Tensor:
+        """Observations (rows, count), one function for each column."""
+
+    @abstractmethod
+    def _conditional(self, support: Tasks) -> Conditional:
+        """The posterior predictive given the support."""
+
+
+def uniform_inputs(dice: Dice, rows: int, count: int, inputs: str | Range, known: dict[str, Range]) -> Tensor:
+    """Inputs (rows, count), uniform on the range of that name or on the one given."""
+    if isinstance(inputs, str):
+        if inputs not in known:
+            raise OptionError(f"inputs must be one of {sorted(known)} or (low, high), got {inputs!r}")
+        inputs = known[inputs]
+    return dice.uniform(rows, count, low=inputs[0], high=inputs[1])
+
+
+def _gathered(x: Tensor, y: Tensor, sizes: Tensor, names: tuple[str, ...]) -> Tasks:
+    """Tasks of the first rows of each column."""
+    kept = torch.arange(len(y)) < sizes[:, None]
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    return Tasks(x.transpose(0, 1)[kept], y.transpose(0, 1)[kept], offsets, names)
