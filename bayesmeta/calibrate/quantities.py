@@ -87,7 +87,7 @@ def _task_terms(program: Program, phi: Any, theta: dict[str, Tensor], row: Row) 
     """log p(θ | φ) and log p(y | θ, φ) of one task at values of θ."""
     handler, structure = Values(theta, constrained=True), program.structure
     program.run(handler, phi, row.x, row.y, row.context)
-    prior = torch.stack([handler.met[name].log_prob() for name in structure.theta.names]).sum()
+    prior = sum((handler.met[name].log_prob() for name in structure.theta.names), torch.zeros(()))
     terms = [program.observed_log_prob(handler.met[name], row.mask) for name in structure.observed]
     return prior, torch.stack(terms).sum()
 
