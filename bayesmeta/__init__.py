@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayesmeta.calibrate import sbc
     from bayesmeta.closed_form import ClosedForm
     from bayesmeta.diagnose.loo import loo_compare
+    from bayesmeta.diagnose.metrics import Score, score, score_table
     from bayesmeta.diagnose.novelty import Novelty
     from bayesmeta.diagnose.sbc import Calibration
     from bayesmeta.diagnose.shots import Shots
@@ -61,6 +62,7 @@ __all__ = [
     "Pathfinder",
     "Posterior",
     "Predictive",
+    "Score",
     "Shots",
     "Stream",
     "Task",
@@ -74,6 +76,8 @@ __all__ = [
     "loo_compare",
     "plot",
     "sbc",
+    "score",
+    "score_table",
 ]
 
 _WHERE = {
@@ -95,6 +99,7 @@ _WHERE = {
     "Pathfinder": "infer.pathfinder",
     "Posterior": "posterior",
     "Predictive": "predict",
+    "Score": "diagnose.metrics",
     "Shots": "diagnose.shots",
     "Stream": "streams",
     "Task": "tasks",
@@ -104,6 +109,8 @@ _WHERE = {
     "load": "load",
     "loo_compare": "diagnose.loo",
     "sbc": "calibrate",
+    "score": "diagnose.metrics",
+    "score_table": "diagnose.metrics",
 }
 """The module of each public name: loaded when the name is first used, so that importing costs next to nothing."""
 

@@ -27,7 +27,7 @@ class Normals:
     Attributes:
         loc: means (K, ...).
         scale: standard deviations (K, ...).
-        log_weight: logarithms of the weights (K,), which sum to one.
+        log_weight: logarithms of the weights, which sum to one over K, (K,) or as `loc`.
 
     Examples:
         >>> two = Normals(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1), torch.tensor([0.5, 0.5]).log())
@@ -43,6 +43,12 @@ class Normals:
     def equal(loc: Tensor, scale: Tensor) -> Normals:
         """Components of equal weight."""
         return Normals(loc, scale, torch.full((len(loc),), -math.log(len(loc)), dtype=loc.dtype))
+
+    @staticmethod
+    def nested(loc: Tensor, scale: Tensor, weights: Tensor) -> Normals:
+        """S mixtures of equal weight, each of K components along the last axis, (S, ..., K)."""
+        loc, scale, log_weight = (part.movedim(-1, 0).flatten(0, 1) for part in (loc, scale, weights.log()))
+        return Normals(loc, scale, log_weight - torch.logsumexp(log_weight, 0))
 
     @property
     def mean(self) -> Tensor:
@@ -109,4 +115,4 @@ class Normals:
         return (values * self._along(self.log_weight.exp())).sum(0)
 
     def _along(self, weight: Tensor) -> Tensor:
-        return weight.reshape(-1, *(1,) * (self.loc.dim() - 1))
+        return weight.reshape(-1, *(1,) * (self.loc.dim() - 1)) if weight.dim() == 1 else weight

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
 from bayesmeta.closed_form import Mixed
 from bayesmeta.drawing import draw
@@ -32,8 +31,10 @@ from bayesmeta.errors import (
     OptionError,
 )
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
+from bayesmeta.normals import Normals
 from bayesmeta.program import Program, Row
-from bayesmeta.quantiles import normal_mixture_quantile, quantiles_of_draws
+from bayesmeta.quantiles import quantiles_of_draws
+from bayesmeta.query import query_tasks
 from bayesmeta.sites import Meeting, Values
 from bayesmeta.tasks import Padded, Tasks
 from bayesmeta.threads import one_thread
@@ -125,14 +126,23 @@ class Predictive:
         def mixed(terms: tuple[Tensor, ...]) -> Tensor:
             return torch.logsumexp(terms[0], 0) - count
 
+        if pointwise and self._predictive is not None:
+            return self._by_normals(Normals.log_prob, y=observed)
         if pointwise:
-            by_row = _marginal_log_prob if self._predictive else lambda met, row: (met.rows_log_prob(),)
-            return self._reduced(by_row, mixed, y=observed)
+            return self._reduced(lambda met, row: (met.rows_log_prob(),), mixed, y=observed)
         if self._predictive is not None:
             return self._reduced(lambda met, row: (met.log_prob(),), mixed, y=observed, per_task=True)
         return self._reduced(
             lambda met, row: (program.observed_log_prob(met, row.mask),), mixed, y=observed, per_task=True
         )
+
+    def cdf(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tensor:
+        """Probability of at most y (T, m), of each observation on its own; for Normal observations only."""
+        return self._by_normals(Normals.cdf, y=self._observed(y))
+
+    def crps(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tensor:
+        """Continuous ranked probability score of y (T, m), in its units; for Normal observations only."""
+        return self._by_normals(Normals.crps, y=self._observed(y))
 
     def frame(self, level: float = 0.9) -> pd.DataFrame:
         """A long table: task, row, mean, sd, lower, upper."""
@@ -173,14 +183,31 @@ class Predictive:
     def _normal_quantiles(self, levels: list[float]) -> Tensor | None:
         """Quantiles (levels, T, m) of the mixture where the observations are Normal, else None."""
 
-        def solve(parameters: tuple[Tensor, ...]) -> Tensor:
-            return torch.stack([normal_mixture_quantile(*parameters, level=level) for level in levels])
+        def solve(at: Normals, y: Tensor) -> Tensor:
+            return torch.stack([at.quantile(level) for level in levels])
 
         try:
-            read = _loc_and_scale if self._predictive is None else _marginals
-            return self._reduced(read, solve, lead=(len(levels),))
-        except NotImplementedError:
+            return self._by_normals(solve, (len(levels),))
+        except NotAvailableError:
             return None
+
+    def _by_normals(
+        self, fn: Callable[[Normals, Tensor], Tensor], lead: tuple[int, ...] = (), y: Tasks | None = None
+    ) -> Tensor:
+        """`fn` of the mixture of Normals that each observation has, and of the observation, (*lead, T, m)."""
+        mixture = _loc_and_scale if self._predictive is None else _marginals
+
+        def read(met: Meeting, row: Row) -> tuple[Tensor, ...]:
+            return (*mixture(met, row), met.value)
+
+        def reduce(parts: tuple[Tensor, ...]) -> Tensor:
+            *parameters, values = parts
+            return fn(Normals.equal(*parameters) if len(parameters) == 2 else Normals.nested(*parameters), values[0])
+
+        try:
+            return self._reduced(read, reduce, lead=lead, y=y)
+        except NotImplementedError as error:
+            raise NotAvailableError("the observations are not Normal: take draws, by `sample`") from error
 
     def _observed(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tasks:
         """Query inputs with observations in place of the placeholders."""
@@ -364,34 +391,3 @@ def _marginals(met: Meeting, row: Row) -> tuple[Tensor, ...]:
         return loc.unsqueeze(-1), scale.unsqueeze(-1), torch.ones_like(loc).unsqueeze(-1)
     loc, scale = loc.movedim(0, -1), scale.movedim(0, -1)
     return loc, scale, met.fn.log_weights.exp().expand(loc.shape)
-
-
-def _marginal_log_prob(met: Meeting, row: Row) -> tuple[Tensor, ...]:
-    loc, scale, weights = _marginals(met, row)
-    return (torch.logsumexp(weights.log() + Normal(loc, scale).log_prob(met.value.unsqueeze(-1)), -1),)
-
-
-def query_tasks(adapted: Tasks, x: Any) -> Tasks:
-    """Inputs to predict at, as tasks with the names and context of the adapted ones and placeholders for y."""
-    if isinstance(x, Tasks):
-        names = list(x.names)
-        for name in names:
-            adapted.index(name)
-        xs = [task.x for task in x]
-    else:
-        names = list(adapted.names)
-        shared = isinstance(x, (Tensor, np.ndarray))
-        xs = [torch.as_tensor(x, dtype=torch.float64)] * len(names) if shared else list(x)
-        if len(xs) != len(names):
-            raise DataError(f"x is a list of {len(xs)} inputs, one per task is wanted: {len(names)}")
-    xs = [torch.as_tensor(np.asarray(one), dtype=torch.float64) for one in xs]
-    wanted = tuple(adapted.x.shape[1:])
-    for name, one in zip(names, xs, strict=True):
-        if tuple(one.shape[1:]) != wanted or one.dim() == 0:
-            raise DataError(
-                f"inputs of task {name!r} have shape {tuple(one.shape)}; wanted (m{''.join(f', {k}' for k in wanted)})"
-            )
-    pick = torch.tensor([adapted.index(name) for name in names], dtype=torch.long)
-    ys = [torch.zeros(len(one), *adapted.y.shape[1:], dtype=torch.float64) for one in xs]
-    context = {key: value[pick] for key, value in adapted.context.items()}
-    return Tasks.from_lists(xs, ys, names=names, context=context or None, allow_empty=True)

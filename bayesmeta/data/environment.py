@@ -13,8 +13,9 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from bayesmeta.data.optimal import Conditional, Inputs, Optimal, as_query
+from bayesmeta.data.optimal import Conditional, Inputs, Optimal
 from bayesmeta.errors import OptionError
+from bayesmeta.query import query_tasks
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Dice", "Environment", "Range"]
@@ -103,7 +104,7 @@ class Environment(ABC):
             x: inputs to predict at: a `Tasks`, whose inputs are taken by name; one array for all tasks; or a list
                 of one array per task.
         """
-        query = as_query(support, x)
+        query = query_tasks(support, x)
         return Optimal(query, self._conditional(support[list(query.names)]))
 
     @abstractmethod

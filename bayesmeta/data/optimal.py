@@ -20,7 +20,7 @@ from bayesmeta.normals import Normals
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread
 
-__all__ = ["Conditional", "Inputs", "Optimal", "as_query"]
+__all__ = ["Conditional", "Inputs", "Optimal"]
 
 Inputs = Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks
 
@@ -163,23 +163,3 @@ class Optimal:
                 raise DataError(f"task {task.name!r}: y has {len(values)} observations, predicted are {task.n}")
         flat = torch.cat([torch.as_tensor(np.asarray(values), dtype=torch.float64) for values in ys])
         return Tasks(self.query.x, flat, self.query.offsets, self.names)
-
-
-def as_query(support: Tasks, x: Inputs) -> Tasks:
-    """Inputs to predict at, as tasks with the names of the support."""
-    if isinstance(x, Tasks):
-        for name in x.names:
-            support.index(name)
-        return x
-    shared = isinstance(x, (Tensor, np.ndarray))
-    xs = [x] * len(support) if shared else list(x)
-    if len(xs) != len(support):
-        raise DataError(f"x is a list of {len(xs)} inputs, one per task is wanted: {len(support)}")
-    tensors = [torch.as_tensor(np.asarray(one), dtype=torch.float64) for one in xs]
-    for name, one in zip(support.names, tensors, strict=True):
-        if one.dim() == 0 or one.shape[1:] != support.x.shape[1:]:
-            wanted = ", ".join(["m", *map(str, support.x.shape[1:])])
-            raise DataError(f"inputs of task {name!r} have shape {tuple(one.shape)}; wanted ({wanted})")
-    offsets = torch.tensor([0, *(len(one) for one in tensors)]).cumsum(0)
-    flat = torch.cat(tensors)
-    return Tasks(flat, torch.zeros(len(flat), dtype=torch.float64), offsets, support.names)

@@ -1,0 +1,40 @@
+"""What is asked of a prediction: inputs in any of the forms a user has them, as tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesmeta.errors import DataError
+from bayesmeta.tasks import Tasks
+
+__all__ = ["query_tasks"]
+
+
+def query_tasks(adapted: Tasks, x: Any) -> Tasks:
+    """Inputs to predict at, as tasks with the names and context of the adapted ones and placeholders for y."""
+    if isinstance(x, Tasks):
+        names = list(x.names)
+        for name in names:
+            adapted.index(name)
+        xs = [task.x for task in x]
+    else:
+        names = list(adapted.names)
+        shared = isinstance(x, (Tensor, np.ndarray))
+        xs = [torch.as_tensor(x, dtype=torch.float64)] * len(names) if shared else list(x)
+        if len(xs) != len(names):
+            raise DataError(f"x is a list of {len(xs)} inputs, one per task is wanted: {len(names)}")
+    xs = [torch.as_tensor(np.asarray(one), dtype=torch.float64) for one in xs]
+    wanted = tuple(adapted.x.shape[1:])
+    for name, one in zip(names, xs, strict=True):
+        if tuple(one.shape[1:]) != wanted or one.dim() == 0:
+            raise DataError(
+                f"inputs of task {name!r} have shape {tuple(one.shape)}; wanted (m{''.join(f', {k}' for k in wanted)})"
+            )
+    pick = torch.tensor([adapted.index(name) for name in names], dtype=torch.long)
+    ys = [torch.zeros(len(one), *adapted.y.shape[1:], dtype=torch.float64) for one in xs]
+    context = {key: value[pick] for key, value in adapted.context.items()}
+    return Tasks.from_lists(xs, ys, names=names, context=context or None, allow_empty=True)
