@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bayesmeta.adapt.front import check_like, observations
+from bayesmeta.adapt.known import check_like, observations
 from bayesmeta.centring import CENTRED, Degree
 from bayesmeta.diagnose.verdict import Verdict
 from bayesmeta.draws import Draws, Info, versions

@@ -192,7 +192,7 @@ def elpd_data(left: Left, names: tuple[str, ...], draws: int, refitted: list[str
 
 def pointwise(elpd: Any) -> xr.DataArray:
     """log p(D_t | all other tasks) by task (T,), of an `ELPDData` of either ArviZ."""
-    each = elpd["loo_i"] if isinstance(elpd, pd.Series) else elpd.elpd_i
+    each = elpd.get("loo_i") if isinstance(elpd, pd.Series) else elpd.elpd_i
     if not isinstance(each, xr.DataArray):
         raise DataError("this ELPDData has no values by task: make it by posterior.loo()")
     return each
