@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -25,12 +25,13 @@ from torch import Tensor
 
 from bayesmeta.adapt import check_like
 from bayesmeta.adapt.front import observations
-from bayesmeta.closed_form import ClosedForm
+from bayesmeta.closed_form import ClosedForm, Mixed
 from bayesmeta.errors import OptionError
 from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian
 from bayesmeta.families.design import CONCENTRATION, WIDTH, Chosen, Design, Origin
 from bayesmeta.families.linear import moments
 from bayesmeta.families.populations import OrderedRows, Populations, pick
+from bayesmeta.families.rows_normal import RowsNormal
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.mapping import chunk_size, over_draws
 from bayesmeta.program import Row
@@ -107,6 +108,7 @@ def mixture(
     form = _MixtureForm(
         log_z=mixed.log_z,
         theta=mixed.theta,
+        predictive=mixed.predictive,
         road=f"own: which of {populations} populations a task comes from is summed out, and θ integrated out",
         extra=1,
         numbers=2 * populations + design.size,
@@ -204,34 +206,49 @@ class _Mixture:
 
     def log_z_each(self, phi: Phi, row: Row) -> Tensor:
         """log w_k Z_k of one task (K,)."""
-        mean, root = self._populations(phi, row)
-        gaussian, rest = self._standardised(phi, row, mean, root)
-        return phi["weights"].log() + rest + gaussian.half_quadratic() - 0.5 * gaussian.log_det()
+        return self._given(phi, row).log_z
 
     def theta(self, phi: Phi, row: Row, z: Tensor) -> Tensor:
         """A draw of θ (p,) from standard normal numbers (p + 1,), the last of which picks the population."""
-        mean, root = self._populations(phi, row)
-        gaussian, rest = self._standardised(phi, row, mean, root)
-        log_z = phi["weights"].log() + rest + gaussian.half_quadratic() - 0.5 * gaussian.log_det()
-        chosen = pick(torch.softmax(log_z, -1), torch.special.ndtr(z[-1:]))
-        drawn = gaussian.sample(z[:-1].expand(self.count, -1))
-        each = mean + (root * drawn.unsqueeze(-2)).sum(-1)
+        given = self._given(phi, row)
+        chosen = pick(torch.softmax(given.log_z, -1), torch.special.ndtr(z[-1:]))
+        each = given.mean + (given.root * z[:-1]).sum(-1)
         return (chosen.unsqueeze(-1) * each).sum(-2)
 
+    def predictive(self, phi: Phi, row: Row, x: Tensor) -> Mixed:
+        """Observations at x (m, ...) given those of one task."""
+        given, columns = self._given(phi, row), self.design.columns(x)
+        loc = given.mean @ columns.mT + self.design.offset(phi, x)
+        scale = phi["sigma"].expand(loc.shape)
+        parts = RowsNormal(loc, columns @ given.root, scale, torch.eye(1, dtype=loc.dtype))
+        return Mixed(torch.log_softmax(given.log_z, -1), parts)
+
+    def _given(self, phi: Phi, row: Row) -> _Given:
+        """θ of one task given its observations, were it of each population: by θ = m + S z, z standard normal."""
+        mean, root = self._populations(phi, row)
+        columns = torch.where(row.mask.unsqueeze(-1), self.design.columns(row.x), 0.0)
+        residual = torch.where(row.mask, row.y - self.design.offset(phi, row.x), 0.0) - mean @ columns.mT
+        weight = phi["sigma"].pow(-2)
+        precision = weight * (root.mT @ (columns.mT @ columns) @ root) + torch.eye(mean.shape[-1], dtype=mean.dtype)
+        b = weight * ((residual @ columns).unsqueeze(-2) @ root).squeeze(-2)
+        gaussian = Gaussian.of(precision, b)
+        rest = 0.5 * (row.mask.sum() * (weight.log() - LOG_2PI) - weight * residual.square().sum(-1))
+        log_z = phi["weights"].log() + rest + gaussian.half_quadratic() - 0.5 * gaussian.log_det()
+        spread = torch.stack([torch.stack(column, -1) for column in gaussian.columns()], -1)
+        centre = (root @ torch.stack(gaussian.mean(), -1).unsqueeze(-1)).squeeze(-1)
+        return _Given(log_z, mean + centre, root @ spread)
+
     def _populations(self, phi: Phi, row: Row) -> tuple[Tensor, Tensor]:
-        """Means (K, p) and lower Cholesky factors (K, p, p) of p(θ | φ) in each population."""
+        """Means (K, p) and lower Cholesky factors S (K, p, p) of p(θ | φ) in each population."""
         mean = phi["mu"] + self.design.shift(phi, row.context)
         if self.design.correlated:
             return mean, phi["tau"].unsqueeze(-1) * phi["L"]
         return mean, torch.diag_embed(phi["tau"])
 
-    def _standardised(self, phi: Phi, row: Row, mean: Tensor, root: Tensor) -> tuple[Gaussian, Tensor]:
-        """The posterior of standardised θ in each population, and what of log Z does not involve it (K,)."""
-        columns = torch.where(row.mask.unsqueeze(-1), self.design.columns(row.x), 0.0)
-        residual = torch.where(row.mask, row.y - self.design.offset(phi, row.x), 0.0) - mean @ columns.mT
-        weight = phi["sigma"].pow(-2)
-        gram = columns.mT @ columns
-        precision = weight * (root.mT @ gram @ root) + torch.eye(mean.shape[-1], dtype=mean.dtype)
-        b = weight * ((residual @ columns).unsqueeze(-2) @ root).squeeze(-2)
-        rest = 0.5 * (row.mask.sum() * (weight.log() - LOG_2PI) - weight * residual.square().sum(-1))
-        return Gaussian.of(precision, b), rest
+
+class _Given(NamedTuple):
+    """By population: log w_k Z_k (K,), mean (K, p) and a root (K, p, p) of the covariance of θ | φ, y."""
+
+    log_z: Tensor
+    mean: Tensor
+    root: Tensor
