@@ -85,6 +85,7 @@ def climb(
     history: int = 10,
     tolerance: float = 1e-8,
     watch: Callable[[int, Tensor], None] | None = None,
+    keep: bool = True,
 ) -> Climb:
     """Follow L-BFGS upwards from every start.
 
@@ -96,6 +97,7 @@ def climb(
         tolerance: A path has arrived where a step, or the rise that the gradient still promises, is below this
             share of the value's size.
         watch: Called after each step with its number and the values (P,).
+        keep: Keep all points of the paths, rather than the last alone.
     """
     u, (value, grad) = start, log_density(start)
     points, values, grads = [u], [value], [grad]
@@ -103,7 +105,7 @@ def climb(
     evaluations = len(u)
     pairs: list[tuple[Tensor, Tensor]] = []
     for step in range(steps):
-        direction = _direction(grad, pairs[-history:])
+        direction = _direction(grad, pairs)
         slope = (direction * grad).sum(-1)
         uphill = slope > 0
         direction = torch.where(uphill.unsqueeze(-1), direction, grad)
@@ -118,9 +120,11 @@ def climb(
         evaluations += calls * len(u)
         moved, change = next_u - u, grad - next_grad
         curved = (moved * change).sum(-1) > 1e-10 * change.square().sum(-1)
-        pairs.append((_where(curved, moved), _where(curved, change)))
+        pairs = [*pairs, (_where(curved, moved), _where(curved, change))][-history:]
         arrived = arrived | ((next_value - value) <= tolerance * (1 + value.abs()))
         u, value, grad = next_u, next_value, next_grad
+        if not keep:
+            points, values, grads = [], [], []
         points.append(u)
         values.append(value)
         grads.append(grad)
