@@ -56,7 +56,7 @@ class Gradient:
         weights: Of the draws of φ: their ``"evidence"``, or ``"equal"``, which is not Bayes' rule.
         held_out: Share of each task's observations to hold out in a first run, which chooses the number of steps
             after which they are predicted best; the steps are then taken on all observations. Zero: no such run.
-        members: The most draws of φ to start from.
+        members: The most draws of φ to start from; None for 1,000, fewer where φ and θ are long.
         path: Keep every step: `Adapted.path`.
     """
 
@@ -67,12 +67,13 @@ class Gradient:
     spread: Literal["auto", "corrected", "laplace", "none"] = "auto"
     weights: Literal["evidence", "equal"] = "evidence"
     held_out: float = 0.0
-    members: int = 1000
+    members: int | None = None
     path: bool = False
 
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, 0)
-        check_whole("members", self.members, 1)
+        if self.members is not None:
+            check_whole("members", self.members, 1)
         choices = {"optimiser": OPTIMISERS, "start": STARTS, "spread": SPREADS, "weights": WEIGHTS}
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
@@ -87,11 +88,12 @@ class Gradient:
 
 def run(problem: Problem, config: Gradient) -> Result:
     """Draws of φ and θ of each task; as many as there are members."""
-    problem = problem.thinned(config.members)
+    problem = problem.thinned(config.members or problem.affordable)
     p = problem.program.structure.theta.size
     correct = {"auto": None, "corrected": True, "laplace": False, "none": False}[config.spread]
     proposals = proposals_for(p, correct, PROPOSALS)
-    numbers = p * (proposals + 3 * (config.steps + 1) + min(p, 64) + 4)
+    kept = 3 * (config.steps + 1) if config.path or config.held_out else 24
+    numbers = p * (proposals + kept + min(p, 64) + 4)
 
     def piece(part: Problem) -> Result:
         return adapt_about(part, lambda density: _find(density, config, part.seed), proposals)
@@ -102,9 +104,10 @@ def run(problem: Problem, config: Gradient) -> Result:
 def _find(density: TaskDensity, config: Gradient, seed: int) -> Found:
     """Where the steps end for each task and draw of φ, and how wide θ is there."""
     start = _start(density, config.start, seed)
+    keep = config.path or config.held_out > 0
     count = _steps_for(density, start, config, seed)
-    path = _path(density, start, config)
-    end = path[count, :, torch.arange(density.shape[1])].movedim(0, 1)
+    path = _path(density, start, config, keep)
+    end = path[count, :, torch.arange(density.shape[1])].movedim(0, 1) if keep else path[0]
     if config.path:
         stopped = torch.minimum(torch.arange(len(path)).unsqueeze(-1), count)
         path = path[stopped, :, torch.arange(density.shape[1])].movedim(-2, 1)
@@ -119,12 +122,12 @@ def _told(count: Tensor) -> str:
     return f"stopped after {least if least == most else f'{least} to {most}'} steps, by what was held out"
 
 
-def _path(density: TaskDensity, start: Tensor, config: Gradient) -> Tensor:
+def _path(density: TaskDensity, start: Tensor, config: Gradient, keep: bool = True) -> Tensor:
     rate = config.learning_rate
     if config.optimiser == "adam" and rate is None:
         few = torch.linspace(0, len(start) - 1, min(len(start), TRIED)).round().long()
         rate = best_rate(density.under(density.phi[few]).value_and_grad, start[few], config.steps)
-    return ascend(density.value_and_grad, start, config.steps, config.optimiser, rate)
+    return ascend(density.value_and_grad, start, config.steps, config.optimiser, rate, keep=keep)
 
 
 def _start(density: TaskDensity, where: str, seed: int) -> Tensor:

@@ -41,24 +41,25 @@ class Langevin:
 
     Args:
         steps: Steps of each chain; in the first third the length of a step is found.
-        draws: The most chains, each of them one draw.
+        draws: The most chains, each of them one draw; None for 1,000, fewer where φ and θ are long.
         target_accept: The share of steps to accept.
     """
 
     steps: int = 150
-    draws: int = 1000
+    draws: int | None = None
     target_accept: float = 0.574
 
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, 3)
-        check_whole("draws", self.draws, 1)
+        if self.draws is not None:
+            check_whole("draws", self.draws, 1)
         if not 0 < self.target_accept < 1:
             raise OptionError(f"target_accept must lie between 0 and 1, got {self.target_accept!r}")
 
 
 def run(problem: Problem, config: Langevin) -> Result:
     """Draws of φ and θ of each task; as many as there are chains."""
-    problem = problem.thinned(config.draws)
+    problem = problem.thinned(config.draws or problem.affordable)
     structure = problem.program.structure
     p, q = structure.theta.size, structure.phi.size
     return in_pieces(problem, p * (min(p, DENSE) + 20) + 4 * q, lambda piece: _some(piece, config))

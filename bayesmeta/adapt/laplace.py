@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesmeta.adapt.curvature import Root, curvature_at
+from bayesmeta.adapt.curvature import DENSE, Root, curvature_at
 from bayesmeta.adapt.density import TaskDensity
 from bayesmeta.adapt.ensemble import Found, adapt_about, proposals_for
 from bayesmeta.adapt.problem import Problem, Result, in_pieces
@@ -48,10 +48,11 @@ class Laplace:
 
 
 def run(problem: Problem, config: Laplace) -> Result:
-    """Draws of φ and θ of each task."""
+    """Draws of φ and θ of each task; fewer than there are of φ, where θ has many coordinates."""
     p = problem.program.structure.theta.size
+    problem = problem.thinned(problem.affordable) if p > DENSE else problem
     proposals = proposals_for(p, config.correct, config.proposals)
-    numbers = p * (proposals + 4) + p * min(p, 60)
+    numbers = p * (proposals + 4) + p * min(p, DENSE)
     return in_pieces(
         problem, numbers, lambda piece: adapt_about(piece, lambda density: find(density, problem.seed), proposals)
     )
@@ -77,7 +78,7 @@ def top_of(fn: ValueAndGrad, start: Tensor, steps: int = STEPS) -> Tensor:
         value, grad = fn(v.reshape(start.shape))
         return value.reshape(-1), grad.reshape(len(v), -1)
 
-    return climb(flat, start.reshape(-1, start.shape[-1]), steps=steps).mode.reshape(start.shape)
+    return climb(flat, start.reshape(-1, start.shape[-1]), steps=steps, keep=False).mode.reshape(start.shape)
 
 
 def laplace_at(density: TaskDensity, v: Tensor, seed: int) -> Found:

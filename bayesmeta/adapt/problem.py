@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Result", "Weighed", "in_pieces", "weigh"]
 
 FEWEST_FOR_K_HAT = 21
+MOST_DRAWS, FEWEST_DRAWS, NUMBERS = 1000, 25, 250_000
 
 
 class Result(NamedTuple):
@@ -116,6 +117,12 @@ class Problem:
     def unchanged(self) -> Tensor:
         """Which tasks have nothing new (T,): φ is as the fit left it."""
         return self.before.sizes == self.known.sizes
+
+    @property
+    def affordable(self) -> int:
+        """How many draws to use where each costs work of its own: 1,000, fewer where φ and θ are long."""
+        structure = self.program.structure
+        return min(MOST_DRAWS, max(FEWEST_DRAWS, NUMBERS // (structure.theta.size + structure.phi.size)))
 
     def at(self, positions: Tensor) -> Problem:
         """The same of the tasks at these positions."""

@@ -7,7 +7,8 @@ and cut where one does not (Armijo's rule); for Adam `best_rate` tries a few.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
 
 import torch
@@ -29,37 +30,46 @@ HALVINGS = 20
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
-def ascend(fn: ValueAndGrad, start: Tensor, steps: int, optimiser: Optimiser, rate: float | None) -> Tensor:
-    """The path (steps + 1, S, T, p) uphill from a start (S, T, p); one that has arrived repeats its last point."""
+def ascend(
+    fn: ValueAndGrad, start: Tensor, steps: int, optimiser: Optimiser, rate: float | None, *, keep: bool = True
+) -> Tensor:
+    """The path (steps + 1, S, T, p) uphill from a start (S, T, p); one that has arrived repeats its last point.
+
+    Without `keep` it is the last point alone, (1, S, T, p).
+    """
     if optimiser == "lbfgs":
-        return _by_lbfgs(fn, start, steps)
+        return _by_lbfgs(fn, start, steps, keep)
     if optimiser == "adam":
-        return _by_adam(fn, start, steps, best_rate(fn, start, steps) if rate is None else rate)
-    return _by_search(fn, start, steps) if rate is None else _by_rate(fn, start, steps, rate)
+        points = _by_adam(fn, start, steps, best_rate(fn, start, steps) if rate is None else rate)
+    else:
+        points = _by_search(fn, start, steps) if rate is None else _by_rate(fn, start, steps, rate)
+    if keep:
+        return torch.stack(list(points))
+    return deque(points, maxlen=1).pop().unsqueeze(0)
 
 
-def _by_lbfgs(fn: ValueAndGrad, start: Tensor, steps: int) -> Tensor:
+def _by_lbfgs(fn: ValueAndGrad, start: Tensor, steps: int, keep: bool) -> Tensor:
     def flat(v: Tensor) -> tuple[Tensor, Tensor]:
         value, grad = fn(v.reshape(start.shape))
         return value.reshape(-1), grad.reshape(len(v), -1)
 
-    points = climb(flat, start.reshape(-1, start.shape[-1]), steps=steps).u
-    last = points[-1:].expand(steps + 1 - len(points), -1, -1)
-    return torch.cat([points, last]).reshape(steps + 1, *start.shape)
+    points = climb(flat, start.reshape(-1, start.shape[-1]), steps=steps, keep=keep).u
+    missing = (steps + 1 if keep else 1) - len(points)
+    return torch.cat([points, points[-1:].expand(missing, -1, -1)]).reshape(-1, *start.shape)
 
 
-def _by_rate(fn: ValueAndGrad, start: Tensor, steps: int, rate: float) -> Tensor:
-    points = [start]
+def _by_rate(fn: ValueAndGrad, v: Tensor, steps: int, rate: float) -> Iterator[Tensor]:
+    yield v
     for _ in range(steps):
-        points.append(points[-1] + rate * _usable(fn(points[-1])[1]))
-    return torch.stack(points)
+        v = v + rate * _usable(fn(v)[1])
+        yield v
 
 
-def _by_search(fn: ValueAndGrad, start: Tensor, steps: int) -> Tensor:
+def _by_search(fn: ValueAndGrad, v: Tensor, steps: int) -> Iterator[Tensor]:
     """Gradient steps of a length that each path finds for itself."""
-    v, (value, grad) = start, fn(start)
+    value, grad = fn(v)
     length = 1 / (1 + grad.norm(dim=-1))
-    points = [v]
+    yield v
     for _ in range(steps):
         promise = grad.square().sum(-1)
         for _ in range(HALVINGS):
@@ -72,24 +82,25 @@ def _by_search(fn: ValueAndGrad, start: Tensor, steps: int) -> Tensor:
         row = good.unsqueeze(-1)
         v, grad = torch.where(row, tried, v), torch.where(row, slope, grad)
         value, length = torch.where(good, there, value), torch.where(good, 2 * length, length)
-        points.append(v)
-    return torch.stack(points)
+        yield v
 
 
-def _by_adam(fn: ValueAndGrad, start: Tensor, steps: int, rate: float) -> Tensor:
-    points, mean, square = [start], torch.zeros_like(start), torch.zeros_like(start)
+def _by_adam(fn: ValueAndGrad, v: Tensor, steps: int, rate: float) -> Iterator[Tensor]:
+    mean, square = torch.zeros_like(v), torch.zeros_like(v)
+    yield v
     for k in range(1, steps + 1):
-        grad = _usable(fn(points[-1])[1])
+        grad = _usable(fn(v)[1])
         mean = BETAS[0] * mean + (1 - BETAS[0]) * grad
         square = BETAS[1] * square + (1 - BETAS[1]) * grad.square()
         scale = (square / (1 - BETAS[1] ** k)).sqrt() + EPSILON
-        points.append(points[-1] + rate * mean / (1 - BETAS[0] ** k) / scale)
-    return torch.stack(points)
+        v = v + rate * mean / (1 - BETAS[0] ** k) / scale
+        yield v
 
 
 def best_rate(fn: ValueAndGrad, start: Tensor, steps: int) -> float:
     """The learning rate of Adam at whose end the density of the middle path is highest."""
-    heights = [float(_finite(fn(_by_adam(fn, start, steps, rate)[-1])[0]).median()) for rate in RATES]
+    ends = [ascend(fn, start, steps, "adam", rate, keep=False)[0] for rate in RATES]
+    heights = [float(_finite(fn(end)[0]).median()) for end in ends]
     return RATES[max(range(len(RATES)), key=lambda k: heights[k])]
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bayesmeta.adapt.curvature import Diagonal, Root
+from bayesmeta.adapt.curvature import DENSE, Diagonal, Root
 from bayesmeta.adapt.density import TaskDensity
 from bayesmeta.adapt.ensemble import Found, adapt_about, proposals_for
 from bayesmeta.adapt.problem import Problem, Result, in_pieces
@@ -64,8 +64,9 @@ class SVI:
 
 
 def run(problem: Problem, config: SVI) -> Result:
-    """Draws of φ and θ of each task."""
+    """Draws of φ and θ of each task; fewer than there are of φ, where θ has many coordinates."""
     p = problem.program.structure.theta.size
+    problem = problem.thinned(problem.affordable) if p > DENSE else problem
     proposals = proposals_for(p, config.correct, config.proposals)
 
     def piece(part: Problem) -> Result:
