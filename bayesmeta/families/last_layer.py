@@ -49,7 +49,7 @@ Phi = Mapping[str, Any]
 
 
 def last_layer(
-    net: nn.Module,
+    net: nn.Module | Network,
     *,
     inputs: int = 1,
     outputs: int = 1,
@@ -62,7 +62,8 @@ def last_layer(
     """Features by a network that all tasks share, and a Bayesian linear layer per task.
 
     Args:
-        net: The network, (n, inputs) to (n, features), an ordinary module; see `Network` for the priors it gets.
+        net: The network, (n, inputs) to (n, features), an ordinary module; or a `Network`, for priors of another
+            scale.
         inputs: d, the number of input columns.
         outputs: k; y is (n,) for one and (n, k) for several.
         noise: ``"learnt"``, the known sd of the noise, or a network (n, inputs) to (n, 1) whose softplus
@@ -86,17 +87,8 @@ def last_layer(
         >>> net = nn.Sequential(nn.Linear(1, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh())
         >>> hierarchy = last_layer(net, scale=3.0)
     """
-    for name, value in (("inputs", inputs), ("outputs", outputs), ("populations", populations)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if covariance not in COVARIANCES:
-        raise OptionError(unknown("covariance", covariance, COVARIANCES))
-    for name, number in (("scale", scale), ("noise", noise)):
-        if not isinstance(number, str | nn.Module) and not 0 < number < math.inf:
-            raise OptionError(f"{name} must be above 0, got {number!r}")
-    if isinstance(noise, str) and noise != "learnt":
-        raise OptionError(f"noise must be 'learnt', a number or a network, got {noise!r}")
-    network = Network(net)
+    _check(inputs, outputs, populations, covariance, noise, scale)
+    network = net if isinstance(net, Network) else Network(net)
     features = network.width((inputs,)) + bias
     spread = Network(noise, name="noise_net") if isinstance(noise, nn.Module) else None
     if spread is not None and (given := spread.width((inputs,))) not in (1, populations):
@@ -111,6 +103,23 @@ def last_layer(
         numbers=features * populations,
     )
     return Hierarchy(layer.hyperprior, layer.task, evidence=form)
+
+
+def _check(inputs: Any, outputs: Any, populations: Any, covariance: Any, noise: Any, scale: Any) -> None:
+    """Raise an OptionError for an option out of its range."""
+    for name, value in (("inputs", inputs), ("outputs", outputs), ("populations", populations)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if covariance not in COVARIANCES:
+        raise OptionError(unknown("covariance", covariance, COVARIANCES))
+    if not _is_positive(scale):
+        raise OptionError(f"scale must be a number above 0, got {scale!r}")
+    if noise != "learnt" and not isinstance(noise, nn.Module) and not _is_positive(noise):
+        raise OptionError(f"noise must be 'learnt', a number above 0 or a network, got {noise!r}")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 class _Rows(NamedTuple):
