@@ -37,7 +37,10 @@ class Hierarchy:
     Args:
         hyperprior: ``hyperprior()`` samples φ and returns it, in any nesting of tuples, dicts and tensors.
         task: ``task(phi, x, y=None, **context)`` samples θ and observes ``y`` for one task: x (n, d), y (n,).
-            Context columns of the `Tasks` arrive by keyword.
+            Context columns of the `Tasks` arrive by keyword. Where observations depend on each other given θ, as
+            those of a Gaussian process do, it may take ``support=None``, too: in a prediction that is what was
+            observed of the task, with `x`, `y` and `mask` (k,), which says which rows are real, and y is to be
+            sampled given it.
         evidence: Formulas for log Z_t(φ) and θ | φ, D_t that the family knows; by default the library finds its
             own. With them the task may do without θ.
 

@@ -20,28 +20,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bayesmeta.closed_form import Mixed
-from bayesmeta.drawing import draw
 from bayesmeta.errors import (
     BayesmetaError,
     BayesmetaWarning,
     DataError,
-    HierarchyError,
     NotAvailableError,
     OptionError,
 )
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
 from bayesmeta.normals import Normals
+from bayesmeta.observation import drawn, normals, predicted
 from bayesmeta.program import Program, Row
 from bayesmeta.quantiles import quantiles_of_draws
 from bayesmeta.query import query_tasks
-from bayesmeta.sites import Meeting, Values
+from bayesmeta.sites import Meeting
 from bayesmeta.tasks import Padded, Tasks
 from bayesmeta.threads import one_thread
 
 __all__ = ["Predictive", "query_tasks"]
 
 QUANTILE_DRAWS = 4000
+PER_OBSERVATION = 40  # numbers alive for each, where it depends on those of the support, one by one
 
 
 class Predictive:
@@ -59,7 +58,8 @@ class Predictive:
         form = program.closed_form
         self._program = program
         self._predictive = None if form is None or support is None else form.predictive
-        self._support = support
+        asked = self._predictive is not None or program.asks_for_support(query)
+        self._support = support if asked else None
         self.query = query
         self._phi = phi
         self._theta = theta
@@ -119,14 +119,12 @@ class Predictive:
             pointwise: Each observation on its own (T, m), rather than all of a task together (T,).
         """
         observed = self._observed(y)
-        if pointwise and not self._program.structure.maskable and self._predictive is None:
-            raise NotAvailableError("pointwise=True: the observations of a task are one joint event in this hierarchy")
         program, count = self._program, math.log(len(self._phi))
 
         def mixed(terms: tuple[Tensor, ...]) -> Tensor:
             return torch.logsumexp(terms[0], 0) - count
 
-        if pointwise and self._predictive is not None:
+        if pointwise and (self._predictive is not None or not program.structure.maskable):
             return self._by_normals(Normals.log_prob, y=observed)
         if pointwise:
             return self._reduced(lambda met, row: (met.rows_log_prob(),), mixed, y=observed)
@@ -195,10 +193,10 @@ class Predictive:
         self, fn: Callable[[Normals, Tensor], Tensor], lead: tuple[int, ...] = (), y: Tasks | None = None
     ) -> Tensor:
         """`fn` of the mixture of Normals that each observation has, and of the observation, (*lead, T, m)."""
-        mixture = _loc_and_scale if self._predictive is None else _marginals
+        closed = self._predictive is not None
 
         def read(met: Meeting, row: Row) -> tuple[Tensor, ...]:
-            return (*mixture(met, row), met.value)
+            return (*normals(met.fn, closed), met.value)
 
         def reduce(parts: tuple[Tensor, ...]) -> Tensor:
             *parameters, values = parts
@@ -207,7 +205,7 @@ class Predictive:
         try:
             return self._reduced(read, reduce, lead=lead, y=y)
         except NotImplementedError as error:
-            raise NotAvailableError("the observations are not Normal: take draws, by `sample`") from error
+            raise NotAvailableError("the observations, one by one, are not Normal: take draws, by `sample`") from error
 
     def _observed(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tasks:
         """Query inputs with observations in place of the placeholders."""
@@ -261,10 +259,11 @@ class Predictive:
         # together, observations have no density without the padding; nor is there a closed form of some of them
         exact_sizes = self._predictive is not None or not self._program.structure.maskable
         for batch in tasks.padded(exact_sizes=exact_sizes):
-            step = max(1, CHUNK_NUMBERS // (len(pick) * self._numbers(batch)))
+            numbers = self._numbers(batch, together=per_task or random)
+            step = max(1, CHUNK_NUMBERS // (len(pick) * numbers))
             for start in range(0, len(batch.index), step):
                 part = _slice(batch, slice(start, start + step))
-                values = reduce(self._under_draws(read, part, pick, y is not None, random))
+                values = reduce(self._under_draws(read, part, pick, y is not None, random, numbers))
                 if per_task:
                     out[..., part.index] = values
                     continue
@@ -280,20 +279,22 @@ class Predictive:
         pick: Tensor,
         observed: bool,
         random: bool,
+        numbers: int,
     ) -> tuple[Tensor, ...]:
         rows = Row.of(batch)
         randomness = "different" if random else "error"
         arguments = (self._phi[pick][:, batch.index], self._theta[pick][:, batch.index])
-        chunk = max(1, CHUNK_NUMBERS // (4 * len(batch.y) * self._numbers(batch)))
-        given = () if self._predictive is None else (self._given(batch.index),)
+        chunk = max(1, CHUNK_NUMBERS // (4 * len(batch.y) * numbers))
+        given = () if self._support is None else (self._given(self._support, batch.index),)
 
         def by(program: Program) -> tuple[Tensor, ...]:
             def one(u: Tensor, v: Tensor, row: Row, *given: Row) -> tuple[Tensor, ...]:
                 phi = program.returned(u)
                 if self._predictive is None:
-                    return read(_predicted(program, phi, v, row, observed, random), row)
+                    row = program.given(row, given[0]) if given else row
+                    return read(predicted(program, phi, v, row, observed, random), row)
                 fn = self._predictive(phi, given[0], row.x)
-                value = row.y if observed else _drawn(fn) if random else fn.mean
+                value = row.y if observed else drawn(fn) if random else fn.mean
                 return read(Meeting(program.structure.observed[0], fn, value, True), row)
 
             mapped = program.over_tasks(one, randomness=randomness)
@@ -310,14 +311,16 @@ class Predictive:
             _warn_slow(error)
             return by(self._program.unvectorised())
 
-    def _numbers(self, batch: Padded) -> int:
-        """Numbers alive per draw and task: the observations, or their covariance in closed form."""
+    def _numbers(self, batch: Padded, *, together: bool) -> int:
+        """Numbers alive per draw and task: the observations, or together their covariance where they depend."""
         numbers = max(1, batch.y[0].numel())
-        return numbers if self._predictive is None else numbers**2
+        if self._predictive is None and self._program.structure.maskable:
+            return numbers
+        lazy = self._predictive is not None or self._support is not None
+        return numbers * (PER_OBSERVATION if lazy and not together else numbers)
 
-    def _given(self, index: Tensor) -> Row:
+    def _given(self, support: Tasks, index: Tensor) -> Row:
         """What was observed of the tasks at these positions, as one rectangle."""
-        support = self.query if self._support is None else self._support
         (batch,) = support[index.tolist()].padded(max_buckets=1)
         return Row.of(batch)
 
@@ -340,54 +343,3 @@ def _total_moments(moments: tuple[Tensor, ...]) -> Tensor:
     """Mean and standard deviation of an equal mixture, from those of its components (S, ...)."""
     means, variances = moments
     return torch.stack([means.mean(0), (variances.mean(0) + means.var(0, correction=0)).sqrt()])
-
-
-def _predicted(program: Program, phi: Any, v: Tensor, row: Row, observed: bool, random: bool) -> Meeting:
-    """The observed site at θ coordinates v: drawn afresh, at the observations of the row, or just its distribution."""
-    fallback = None if random else lambda name, fn: torch.zeros(fn.shape())
-    handler = Values(program.structure.theta.split(v), fallback=fallback)
-    try:
-        program.run(handler, phi, row.x, row.y if observed else None, row.context)
-    except (TypeError, AttributeError) as error:
-        if observed:
-            raise
-        raise HierarchyError(
-            f"task raised {type(error).__name__} with y=None, which is how it is asked for a prediction: take the "
-            f"number of observations from x ({error})"
-        ) from error
-    site = program.structure.observed[0]
-    if site not in handler.met or (handler.met[site].observed and not observed):
-        raise HierarchyError(
-            f"with y=None the task does not sample {site!r}: write obs=y, and take the number of observations from x"
-        )
-    return handler.met[site]
-
-
-def _normal(met: Meeting) -> Any:
-    fn = met.fn
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
-        fn = fn.base_dist
-    if type(fn).__name__ != "Normal":
-        raise NotImplementedError
-    return fn
-
-
-def _loc_and_scale(met: Meeting, row: Row) -> tuple[Tensor, ...]:
-    fn = _normal(met)
-    return fn.loc, fn.scale.expand(fn.loc.shape)
-
-
-def _drawn(fn: Any) -> Tensor:
-    value: Tensor = fn.sample() if isinstance(fn, Mixed) else draw(fn)
-    return value
-
-
-def _marginals(met: Meeting, row: Row) -> tuple[Tensor, ...]:
-    """Each observation's own mixture of K Normals where a closed form gives all of them together: (m, K) each."""
-    mixed = isinstance(met.fn, Mixed)
-    parts = met.fn.parts if mixed else met.fn
-    loc, scale = parts.mean, parts.variance.sqrt()
-    if not mixed:
-        return loc.unsqueeze(-1), scale.unsqueeze(-1), torch.ones_like(loc).unsqueeze(-1)
-    loc, scale = loc.movedim(0, -1), scale.movedim(0, -1)
-    return loc, scale, met.fn.log_weights.exp().expand(loc.shape)

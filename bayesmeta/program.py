@@ -7,6 +7,7 @@ functions under handlers that put values in and take log densities out, and maps
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ class Row(NamedTuple):
     x: Tensor
     y: Tensor
     mask: Tensor
-    context: dict[str, Tensor]
+    context: dict[str, Any]
     degrees: dict[str, Degree] = {}  # noqa: RUF012  (a tuple's default, never written to)
 
     @staticmethod
@@ -130,6 +131,19 @@ class Program:
         structure = replace(self.structure, vectorised=False)
         return Program(self.hyperprior, self.task, structure, centring=self.centring, closed_form=self.closed_form)
 
+    def asks_for_support(self, query: Tasks) -> bool:
+        """Whether the task has an argument `support`, and it is not a context of that name."""
+        try:
+            arguments = inspect.signature(self.task).parameters
+        except (TypeError, ValueError):
+            return False
+        return "support" in arguments and "support" not in query.context
+
+    def given(self, row: Row, support: Row) -> Row:
+        """The row of a query with what was observed of its task, which the task looks at."""
+        x = support.x.squeeze(-1) if self.structure.columns_as_vector else support.x
+        return row._replace(context={**row.context, "support": support._replace(x=x)})
+
     @property
     def plain_centring(self) -> tuple[tuple[str, float], ...]:
         """What of the centring is no tensor, and so part of a recorded density: the degree by θ site."""
@@ -167,7 +181,7 @@ class Program:
         total = torch.stack([meeting.log_prob() for meeting in met.values()]).sum()
         return Phi({name: met[name].value for name in self.structure.phi.names}, returned, total)
 
-    def run(self, handler: Values, phi: Any, x: Tensor, y: Tensor | None, context: Mapping[str, Tensor]) -> Any:
+    def run(self, handler: Values, phi: Any, x: Tensor, y: Tensor | None, context: Mapping[str, Any]) -> Any:
         """Run the user's task under a handler; `phi` is what the hyperprior returned."""
         if self.structure.columns_as_vector:
             x = x.squeeze(-1)

@@ -396,20 +396,88 @@ def test_observations_that_are_one_joint_event() -> None:
     predictive = adapted.predict(xs)
     ys = [np.array([0.2, 0.1, -1.0]), np.array([0.5, 0.5])]
     joint, samples = predictive.log_prob(ys), predictive.sample(8000).numpy()
+    one_by_one = predictive.log_prob(ys, pointwise=True)
 
     for t, (x, y) in enumerate(zip(xs, ys, strict=True)):
         kernel = np.exp(-0.5 * (x[:, None] - x) ** 2) + 0.1 * np.eye(len(x))
         level = adapted.theta["theta"][:, t].numpy()
         terms = [stats.multivariate_normal(np.full(len(x), at), kernel).logpdf(y) for at in level]
         np.testing.assert_allclose(joint[t], logsumexp(terms) - math.log(len(terms)), rtol=1e-9)
+        densities = stats.norm(level[:, None], math.sqrt(1.1)).logpdf(y)
+        np.testing.assert_allclose(one_by_one[t, : len(x)], logsumexp(densities, 0) - math.log(len(terms)), rtol=1e-9)
         np.testing.assert_allclose(predictive.mean[t, : len(x)], level.mean(), rtol=1e-9)
         total = kernel + level.var()
         np.testing.assert_allclose(predictive.sd[t, : len(x)], np.sqrt(np.diag(total)), rtol=1e-9)
         np.testing.assert_allclose(np.cov(samples[:, t, : len(x)].T), total, atol=0.08)
     lower, upper = predictive.interval(0.8)
     assert (lower < upper)[~lower.isnan()].all()
-    with pytest.raises(NotAvailableError, match="pointwise=True: the observations of a task are one joint event"):
-        predictive.log_prob(ys, pointwise=True)
+
+
+@cache
+def remembering(support: bool) -> bm.Posterior:
+    """Each observation follows the one before it in x: the next depends on the last, if the task looks at it."""
+
+    def hyperprior() -> Tensor:
+        mu: Tensor = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        return mu
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return torch.exp(-(a[:, None] - b).abs())
+
+    def alone(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi, 1.0))
+        covariance = kernel(x, x) + 0.01 * torch.eye(len(x))
+        return pyro.sample("y", dist.MultivariateNormal(theta + 0 * x, covariance), obs=y)
+
+    def looking(phi: Tensor, x: Tensor, y: Tensor | None = None, support: Any = None) -> Tensor:
+        if support is None:
+            return alone(phi, x, y)
+        theta = pyro.sample("theta", dist.Normal(phi, 1.0))
+        cross = torch.where(support.mask, kernel(x, support.x), 0.0)
+        both = torch.where(support.mask & support.mask[:, None], kernel(support.x, support.x), 0.0)
+        gain = torch.linalg.solve(both + torch.eye(len(both)) * (0.01 + ~support.mask), cross.mT).mT
+        loc = theta + gain @ torch.where(support.mask, support.y - theta, 0.0)
+        covariance = kernel(x, x) + 0.01 * torch.eye(len(x)) - gain @ cross.mT
+        return pyro.sample("y", dist.MultivariateNormal(loc, covariance), obs=y)
+
+    rng = np.random.default_rng(7)
+    xs = [np.arange(n, dtype=float) for n in (3, 2, 3, 4)]
+    tasks = bm.Tasks.from_lists(xs, [rng.normal(size=len(x)) for x in xs], names=list("abcd"))
+    hierarchy = bm.Hierarchy(hyperprior, looking if support else alone)
+    return bm.fit(hierarchy, tasks, TINY, progress=False)
+
+
+def test_a_task_that_takes_its_support_is_predicted_given_it() -> None:
+    support = bm.Tasks.from_lists([[0.0, 1.0], [5.0]], [[0.3, 4.0], [-2.0]], names=["new", "other"])
+    adapted = remembering(True).adapt(support)
+    x = np.array([1.01, 1.5, 40.0])
+    predictive = adapted.predict(x)
+
+    assert abs(float(predictive.mean[0, 0]) - 4.0) < 0.2
+    assert float(predictive.sd[0, 0]) < 0.35
+    theta = adapted.theta["theta"].mean(0)
+    assert torch.allclose(predictive.mean[:, 2], theta, rtol=1e-6)
+    assert float(predictive.sd[0, 2]) > 1.0
+    for t in range(2):
+        seen = support[t]
+        both = np.concatenate([seen.x, x])
+        kernel = np.exp(-np.abs(both[:, None] - both)) + 0.01 * np.eye(len(both))
+        n = seen.n
+        gain = np.linalg.solve(kernel[:n, :n], kernel[:n, n:]).T
+        level = adapted.theta["theta"][:, t].numpy()[:, None]
+        means = level + (gain @ (seen.y.numpy()[:, None] - level.T)).T
+        np.testing.assert_allclose(predictive.mean[t], means.mean(0), rtol=1e-8)
+        rest = kernel[n:, n:] - gain @ kernel[:n, n:]
+        np.testing.assert_allclose(predictive.sd[t], np.sqrt(np.diag(rest) + means.var(0)), rtol=1e-8)
+    assert torch.allclose(predictive["other"].mean[0], predictive.mean[1])
+
+
+def test_a_task_that_does_not_look_at_its_support_is_predicted_from_theta_alone() -> None:
+    support = bm.Tasks.from_lists([[0.0, 1.0]], [[0.3, 4.0]], names=["new"])
+    predictive = remembering(False).adapt(support).predict(np.array([1.01, 40.0]))
+
+    assert torch.allclose(predictive.mean[0, 0], predictive.mean[0, 1])
+    assert float(predictive.sd[0, 0]) > 1.0
 
 
 @cache

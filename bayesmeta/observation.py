@@ -1,0 +1,67 @@
+"""The observed site of a task when it is predicted: run, drawn, and as the Normals of its observations one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesmeta.closed_form import Mixed
+from bayesmeta.drawing import draw
+from bayesmeta.errors import HierarchyError
+from bayesmeta.program import Program, Row
+from bayesmeta.sites import Meeting, Values
+
+__all__ = ["drawn", "normals", "predicted"]
+
+JOINT_NORMALS = ("JointNormal", "LowRankMultivariateNormal", "MultivariateNormal")
+
+
+def predicted(program: Program, phi: Any, v: Tensor, row: Row, observed: bool, random: bool) -> Meeting:
+    """The observed site at θ coordinates v: drawn afresh, at the observations of the row, or just its distribution."""
+    fallback = None if random else lambda name, fn: torch.zeros(fn.shape())
+    handler = Values(program.structure.theta.split(v), fallback=fallback)
+    try:
+        program.run(handler, phi, row.x, row.y if observed else None, row.context)
+    except (TypeError, AttributeError) as error:
+        if observed:
+            raise
+        raise HierarchyError(
+            f"task raised {type(error).__name__} with y=None, which is how it is asked for a prediction: take the "
+            f"number of observations from x ({error})"
+        ) from error
+    site = program.structure.observed[0]
+    if site not in handler.met or (handler.met[site].observed and not observed):
+        raise HierarchyError(
+            f"with y=None the task does not sample {site!r}: write obs=y, and take the number of observations from x"
+        )
+    return handler.met[site]
+
+
+def drawn(fn: Any) -> Tensor:
+    """A draw from a distribution that a closed form gives."""
+    value: Tensor = fn.sample() if isinstance(fn, Mixed) else draw(fn)
+    return value
+
+
+def normals(fn: Any, closed: bool) -> tuple[Tensor, ...]:
+    """Means and sds (m,) of the Normals of the observations one by one; or those of K, and their weights, (m, K).
+
+    Args:
+        fn: The distribution of all observations of a task.
+        closed: Whether it comes from a closed form, whose marginals are Normal.
+
+    Raises:
+        NotImplementedError: They are not Normal.
+    """
+    if isinstance(fn, Mixed):
+        loc, scale = (t.movedim(0, -1) for t in (fn.parts.mean, fn.parts.variance.sqrt()))
+        return loc, scale, fn.log_weights.exp().expand(loc.shape)
+    while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
+        fn = fn.base_dist
+    if closed or type(fn).__name__ in JOINT_NORMALS:
+        return fn.mean, fn.variance.sqrt()
+    if type(fn).__name__ != "Normal":
+        raise NotImplementedError
+    return fn.loc, fn.scale.expand(fn.loc.shape)
