@@ -30,7 +30,7 @@ ROOMS = (
     {"likelihood", "fingerprint"},
     {"draws", "summary"},
     {"infer"},
-    {"observation", "predict"},  # below adapt, as the plain Draws stand below infer: `adapted.predict` only forwards to it
+    {"observation", "predict"},  # below adapt, as the plain Draws are below infer: `adapted.predict` only forwards to it
     {"adapt"},
     {"meta", "families"},
     {"diagnose", "export", "plot"},
