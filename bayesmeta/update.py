@@ -31,7 +31,7 @@ from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from bayesmeta.evidence import Collapsed, Joint, evidence_error
 from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.evidence.sampled import sampled_evidence
-from bayesmeta.infer.move import K_HAT, LEAST, MOST_DIMENSIONS, Moved, move
+from bayesmeta.infer.move import K_HAT, MOST_DIMENSIONS, Moved, move
 from bayesmeta.likelihood import log_likelihood_tasks
 from bayesmeta.mapping import flatten_draws
 from bayesmeta.posterior import Posterior
@@ -42,7 +42,10 @@ from bayesmeta.tasks import Tasks
 
 __all__ = ["Weighted", "update"]
 
-SHARE = 0.25  # of the draws that there are: effective ones that a posterior of few draws must keep
+# Effective draws below which it is worth a move, and below which a posterior that cannot be moved is not good
+# enough; of few draws there are, these shares of them.
+WORTH_A_MOVE, SHARE = 1000.0, 0.25
+ENOUGH, LEAST_SHARE = 400.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -193,12 +196,12 @@ def _finished(
     draws = flatten_draws(old.draws.u).shape[0]
     weights, k_hat, size = weighted.smoothed()
     log = [f"{count} task{'s' * (count > 1)} more: k-hat {k_hat:.2f}, effective size {size:,.0f}"]
-    good = k_hat < K_HAT and size >= min(LEAST, SHARE * draws)
+    even = k_hat < K_HAT and size >= min(WORTH_A_MOVE, SHARE * draws)
     found: Moved | None = None
-    if not good and may_move and not isinstance(evidence, Joint) and weighted.u.shape[1] <= MOST_DIMENSIONS:
+    if not even and may_move and not isinstance(evidence, Joint) and weighted.u.shape[1] <= MOST_DIMENSIONS:
         found = move(Target(evidence), weighted.u, weighted.log_weights, draws=draws, seed=seed, progress=progress)
         log += found.log
-        weights, k_hat, size, good = found.smoothed, found.k_hat, found.effective_size, found.good
+        weights, k_hat, size = found.smoothed, found.k_hat, found.effective_size
         weighted = Weighted(found.u, found.log_weights)
     u = weighted.u[_picked(weights, draws, seed)]
     seconds = time.perf_counter() - begin
@@ -214,7 +217,7 @@ def _finished(
     posterior = Posterior(old.hierarchy, evidence.tasks, evidence, drawn, info, weighted=weighted).judged()
     if found is None:
         _carry(old.verdict, posterior)
-    if not good:
+    if not (k_hat < K_HAT and size >= min(ENOUGH, LEAST_SHARE * draws)):
         _warn(log)
     return posterior
 

@@ -55,8 +55,9 @@ def _some(evidence: Laplace, phi: Tensor, generator: torch.Generator, draws: int
     try:
         mode, root = modes_at(evidence, phi)
     except HierarchyError as error:
+        reason = str(error).removesuffix("; use evidence='joint'")
         raise NotAvailableError(
-            f"this posterior is one of φ and θ together, and the evidence of a task under it could not be had: {error}"
+            f"this posterior is one of φ and θ together, and the evidence of a task could not be sampled: {reason}"
         ) from error
     log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     total, chosen = torch.full(mode.shape[:-1], -math.inf, dtype=torch.float64), mode

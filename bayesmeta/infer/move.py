@@ -1,9 +1,10 @@
 """Draws of one posterior moved to another that is near: tasks were added, or one was taken out.
 
-The weights that lead from the one to the other say where the other lies, as far as the draws can follow: they are
-tempered until enough of the draws count, and a Student-t fitted to those is the first proposal of adaptive
-importance sampling (`bayesmeta.infer.importance`) on the density that is wanted. What comes out has that density
-and no other: nothing of the draws that it began with is left in it but where the proposals look first.
+The weights that lead from the one to the other say where the other lies, as far as the draws can follow: a Student-t
+fitted to the weighted draws is the first proposal of adaptive importance sampling (`bayesmeta.infer.importance`) on
+the density that is wanted. Where next to none of the draws count, the heaviest ones climb to the mode, and the
+Student-t stands there. What comes out has the density that is wanted and no other: nothing of the draws that it began
+with is left in it but where the proposals look first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesmeta.infer.importance import Importance, fitted_mixture
+from bayesmeta.errors import BayesmetaError
+from bayesmeta.infer.climb import climb
+from bayesmeta.infer.importance import DF, Importance, fitted_mixture
+from bayesmeta.infer.laplace import at_modes
+from bayesmeta.infer.proposals import Proposal
 from bayesmeta.psis import effective_size
 from bayesmeta.target import Target
 from bayesmeta.track import bar
@@ -26,8 +31,9 @@ K_HAT = 0.7
 LEAST = 1000.0
 ROUNDS = 6
 PER_ROUND = 2000
-FOLLOWING = 200.0  # effective draws that a first proposal is fitted to, and so many for each dimension:
-PER_DIMENSION = 10.0
+# Effective draws that a first proposal is fitted to, at least and for each dimension; with fewer the mode is sought.
+FOLLOWING, PER_DIMENSION = 100.0, 10.0
+STARTS = 4
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,7 @@ def move(
     """
     generator = torch.Generator().manual_seed(seed)
     sampler = Importance(target.log_prob, generator)
-    weights = tempered(log_weights, max(FOLLOWING, PER_DIMENSION * u.shape[1]))
-    proposal = fitted_mixture(u, weights, 1, generator)
+    proposal = _first(target, u, log_weights, generator)
     log: list[str] = []
     interrupted = False
     with bar("moving the draws", ROUNDS, progress) as step:
@@ -93,6 +98,19 @@ def move(
                 break
             proposal = sampler.refitted()
     return Moved(sampler.u, sampler.log_ratios, smoothed, k_hat, size, tuple(log), interrupted)
+
+
+def _first(target: Target, u: Tensor, log_weights: Tensor, generator: torch.Generator) -> Proposal:
+    """A Student-t at the weighted draws, or at the mode that the heaviest of them climb to."""
+    finite = torch.isfinite(log_weights)
+    enough = max(FOLLOWING, PER_DIMENSION * u.shape[1])
+    if bool(finite.any()) and float(effective_size(torch.log_softmax(log_weights, 0))) < enough:
+        heaviest = log_weights.topk(min(STARTS, int(finite.sum()))).indices
+        try:
+            return at_modes(target, climb(target.value_and_grad, u[heaviest]), DF)[0]
+        except BayesmetaError:
+            pass  # no mode with a curvature: the draws have to do
+    return fitted_mixture(u, tempered(log_weights, enough), 1, generator)
 
 
 def tempered(log_weights: Tensor, enough: float) -> Tensor:
