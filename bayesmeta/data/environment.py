@@ -39,7 +39,8 @@ class Dice:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, by the inverse of the distribution function."""
-        return torch.special.ndtri(self.uniform(*shape).clamp(min=2.0**-53))
+        normal: Tensor = torch.special.ndtri(self.uniform(*shape).clamp(min=2.0**-53))
+        return normal
 
 
 class Environment(ABC):

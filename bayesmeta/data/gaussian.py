@@ -28,7 +28,8 @@ def drawn(kernel: Kernel, x: Tensor, dice: Dice) -> Tensor:
     covariance = kernel(inputs, inputs)
     with one_thread():
         root = torch.linalg.cholesky(_steadied(covariance))
-    return (root @ dice.normal(x.shape[0], x.shape[1]).T[..., None])[..., 0].T
+    values: Tensor = (root @ dice.normal(x.shape[0], x.shape[1]).T[..., None])[..., 0]
+    return values.T
 
 
 class GaussianFunctions:
@@ -80,7 +81,8 @@ def conditioned(
 def normal_log_density(y: Tensor, mean: Tensor, root: Tensor) -> Tensor:
     """log N(y; mean, root rootᵀ) of vectors (m,)."""
     rest = torch.linalg.solve_triangular(root, (y - mean)[:, None], upper=False)
-    return -0.5 * (rest.square().sum() + len(y) * math.log(2 * math.pi)) - root.diagonal().log().sum()
+    log_norm = root.diagonal().log().sum() + 0.5 * len(y) * math.log(2 * math.pi)
+    return -0.5 * rest.square().sum() - log_norm
 
 
 def _steadied(covariance: Tensor) -> Tensor:

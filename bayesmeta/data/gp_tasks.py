@@ -85,7 +85,7 @@ class GPTasks(Environment):
         length, scale, period = (low[:, None] + (high - low)[:, None] * unit)[..., None, None]
 
         def kernel(a: Tensor, b: Tensor) -> Tensor:
-            return scale**2 * correlation(self.kernel, a[..., :, None] - b[..., None, :], length, period)
+            return scale.square() * correlation(self.kernel, a[..., :, None] - b[..., None, :], length, period)
 
         return drawn(kernel, x, functions) + self.noise * noise.normal(*x.shape)
 

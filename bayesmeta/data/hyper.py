@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bayesmeta.data.gaussian import conditioned
 from bayesmeta.data.panels import Nodes, integrate, legendre
 from bayesmeta.data.waves import joined
 from bayesmeta.normals import Normals
@@ -29,7 +28,7 @@ Shape = Callable[[Tensor, Tensor, Tensor], Tensor]
 ORDERS = {"length": {"scale": 64}, "period": {"length": 20, "scale": 32}, "scale": {}}
 TOLERANCE = 1e-7
 PANELS = {"period": 24, "length": 3, "scale": 3}
-NEGLIGIBLE = -14.0
+NEGLIGIBLE = -17.0
 NUMBERS = 4_000_000
 
 
@@ -47,22 +46,9 @@ class HyperGaussian:
     def mixture(self, task: int, x: Tensor) -> Normals:
         """The distribution of each observation at x (m,): a normal for each node."""
         log_weight, hyper = self._nodes[task]
-        seen = self._support[task]
-        step = max(1, NUMBERS // (1 + seen.n * (seen.n + len(x))))
-        parts = [self._marginal(seen.x, seen.y, x, some) for some in hyper.split(step)]
+        parts = [self._marginal(task, x, some) for some in hyper.split(self._at_once(task, x))]
         loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))
         return Normals(loc, scale, log_weight)
-
-    def _marginal(self, x: Tensor, y: Tensor, at: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations (K, m) at new inputs under each node's hyperparameters (K, 3)."""
-        length, scale, period = hyper.T[..., None, None]
-        inner = scale**2 * self._shape(x[:, None] - x, length, period)
-        root = torch.linalg.cholesky(inner + self._noise**2 * torch.eye(len(x), dtype=x.dtype))
-        outer = scale**2 * self._shape(x[:, None] - at, length, period)
-        cross = torch.linalg.solve_triangular(root, outer, upper=False)
-        rest = torch.linalg.solve_triangular(root, y[:, None].expand(len(hyper), -1, 1), upper=False)
-        variance = scale[:, 0] ** 2 + self._noise**2 - cross.square().sum(1)
-        return (cross * rest).sum(1), variance.sqrt()
 
     def log_prob(self, query: Tasks) -> Tensor:
         """Evidence of support and query together, less that of the support (T,)."""
@@ -77,19 +63,38 @@ class HyperGaussian:
         log_weight, hyper = self._nodes[task]
         pick = torch.multinomial(log_weight.exp(), n, replacement=True, generator=generator)
         noise = torch.randn(n, len(x), generator=generator, dtype=torch.float64)
-        for node in pick.unique().tolist():
-            mean, root = self._given(task, x, hyper[node])
-            noise[pick == node] = mean + noise[pick == node] @ root.T
-        return noise
+        step, parts = self._at_once(task, x), []
+        for some, z in zip(hyper[pick].split(step), noise.split(step), strict=True):
+            mean, prior, cross = self._given(task, x, some)
+            root = torch.linalg.cholesky(prior - cross.mT @ cross)
+            parts.append(mean + (root @ z[..., None])[..., 0])
+        return torch.cat(parts)
 
-    def _given(self, task: int, x: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor]:
-        length, scale, period = hyper
-        seen = self._support[task]
+    def _at_once(self, task: int, x: Tensor) -> int:
+        """How many nodes to look at together, so that memory stays bounded."""
+        rows = self._support[task].n + len(x)
+        return max(1, NUMBERS // (1 + rows * rows))
+
+    def _marginal(self, task: int, x: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (K, m) at new inputs."""
+        mean, prior, cross = self._given(task, x, hyper)
+        return mean, (prior.diagonal(dim1=1, dim2=2) - cross.square().sum(1)).sqrt()
+
+    def _given(self, task: int, at: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Under hyperparameters (K, 3): means (K, m), prior covariances (K, m, m) and their known part (K, n, m)."""
+        x, y = self._support[task].x, self._support[task].y
+        length, scale, period = hyper.T[..., None, None]
 
         def kernel(a: Tensor, b: Tensor) -> Tensor:
-            return scale**2 * self._shape(a[:, None] - b, length, period)
+            return scale.square() * self._shape(a[:, None] - b, length, period)
 
-        return conditioned(seen.x, seen.y, x, torch.zeros_like, kernel, self._noise)
+        def noise(count: int) -> Tensor:
+            return self._noise**2 * torch.eye(count, dtype=at.dtype)
+
+        root = torch.linalg.cholesky(kernel(x, x) + noise(len(x)))
+        cross = torch.linalg.solve_triangular(root, kernel(x, at), upper=False)
+        rest = torch.linalg.solve_triangular(root, y[:, None].expand(len(hyper), -1, 1), upper=False)
+        return (cross * rest).sum(1), kernel(at, at) + noise(len(at)), cross
 
     # -----------------------------------------------------------------------------------------------------
 
@@ -133,7 +138,8 @@ class HyperGaussian:
         count = present.sum(1)
         excess = missing.sum(1) * math.log(self._noise**2)
         constant = count * math.log(2 * math.pi) - excess
-        return -0.5 * (fit + constant[:, None, None, None]) + log_weight
+        terms: Tensor = log_weight - 0.5 * (fit + constant[:, None, None, None])
+        return terms
 
     def _grids(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Length, period, scale and log weight of the inner nodes, as they broadcast to (K, P, lengths, scales)."""

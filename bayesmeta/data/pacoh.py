@@ -113,7 +113,8 @@ class PACOHCauchy(Environment):
         if inputs != "in":
             raise OptionError(f"inputs must be 'in', the only range of this environment, got {inputs!r}")
         low, high = (float(torch.special.ndtr(torch.tensor(end / self.width).double())) for end in self.bounds)
-        return self.width * torch.special.ndtri(dice.uniform(rows, count, 2, low=low, high=high))
+        standard: Tensor = torch.special.ndtri(dice.uniform(rows, count, 2, low=low, high=high))
+        return self.width * standard
 
     def _observations(self, x: Tensor, functions: Dice, noise: Dice) -> Tensor:
         values = drawn(self.kernel, x, functions)

@@ -51,14 +51,24 @@ class Even:
 
     def predicted(self, task: int, a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (K, m) of observations at x (m,) given amplitudes and phases (K,)."""
+        loc, powers = self._centre(task, a, b, x), self._powers(x)
+        variance = self.noise**2 + ((powers @ self._covariance[task]) * powers).sum(1)
+        return loc, variance.sqrt().expand_as(loc)
+
+    def drawn(self, task: int, a: Tensor, b: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Joint draws (K, m) of observations at x (m,), one for each amplitude and phase (K,)."""
+        powers, root = self._powers(x), torch.linalg.cholesky(self._covariance[task])
+        normal = torch.randn(len(a), len(root) + len(x), generator=generator, dtype=torch.float64)
+        trend: Tensor = normal[:, : len(root)] @ root.T @ powers.T
+        return self._centre(task, a, b, x) + trend + self.noise * normal[:, len(root) :]
+
+    def _centre(self, task: int, a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+        """Means (K, m) of observations, the trend at its conditional mean."""
         alpha, beta = self._turned(b)
         sine, cosine = self._wave(x)
         along = torch.stack([-a * alpha, -a * beta, torch.ones_like(a)], 1)
         coefficients = self._mean + along @ self._slopes[task].T
-        powers = self._powers(x)
-        loc = (a * alpha)[:, None] * sine + (a * beta)[:, None] * cosine + coefficients @ powers.T
-        variance = self.noise**2 + ((powers @ self._covariance[task]) * powers).sum(1)
-        return loc, variance.sqrt().expand_as(loc)
+        return (a * alpha)[:, None] * sine + (a * beta)[:, None] * cosine + coefficients @ self._powers(x).T
 
     def _turned(self, b: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cos(self._frequency * b), self._sign * torch.sin(self._frequency * b)
@@ -101,3 +111,8 @@ class Growing:
         """Means and standard deviations (K, m) of observations at x (m,) given amplitudes and phases (K,)."""
         shifted = x + b[:, None]
         return a[:, None] * torch.sin(shifted), (self.noise * shifted.abs()).clamp(min=1e-50)
+
+    def drawn(self, task: int, a: Tensor, b: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Joint draws (K, m) of observations at x (m,), one for each amplitude and phase (K,)."""
+        loc, scale = self.predicted(task, a, b, x)
+        return loc + scale * torch.randn(loc.shape, generator=generator, dtype=torch.float64)

@@ -55,6 +55,9 @@ class Statistics(Protocol):
     def predicted(self, task: int, a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (K, m) of observations at x (m,) given amplitudes and phases (K,)."""
 
+    def drawn(self, task: int, a: Tensor, b: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Joint draws (K, m) of observations at x (m,), one for each amplitude and phase (K,)."""
+
 
 @dataclass(frozen=True)
 class WavePrior:
@@ -117,11 +120,10 @@ class Waves:
         return torch.cat([self.mixture(t, task.x).log_prob(task.y) for t, task in enumerate(query)])
 
     def draws(self, task: int, x: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """Joint draws (n, m): a node, and noise."""
-        at = self.mixture(task, x)
-        pick = torch.multinomial(at.log_weight.exp(), n, replacement=True, generator=generator)
-        noise = torch.randn(n, len(x), generator=generator, dtype=torch.float64)
-        return at.loc[pick] + at.scale[pick] * noise
+        """Joint draws (n, m): nodes by their weights, and observations given each."""
+        span = slice(*self._offsets[task : task + 2])
+        pick = torch.multinomial(self._log_weight[span].exp(), n, replacement=True, generator=generator)
+        return self._statistics.drawn(task, self._a[span][pick], self._b[span][pick], x, generator)
 
     def _amplitudes(self, phases: Nodes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Nodes of A for each node of b: task, b, A and log weight, (K,) each, task after task."""
@@ -154,7 +156,8 @@ def _log_mass(lower: Tensor, upper: Tensor) -> Tensor:
     flipped = lower > 0
     lower, upper = torch.where(flipped, -upper, lower), torch.where(flipped, -lower, upper)
     top, bottom = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    return (top + torch.log(-torch.expm1((bottom - top).clamp(max=0.0)))).clamp(min=LEAST)
+    mass: Tensor = top + torch.log(-torch.expm1((bottom - top).clamp(max=0.0)))
+    return mass.clamp(min=LEAST)
 
 
 def joined(support: Tasks, query: Tasks) -> Tasks:

@@ -139,7 +139,7 @@ def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000
         raise OptionError(f"level must lie between 0 and 1, got {level!r}")
     if draws < 20:
         raise OptionError(f"draws must be at least 20, got {draws}")
-    mean = predictive.mean
+    mean = predictive.mean.double()
     names, observed = _matrix(predictive, y, mean)
     if observed.shape != mean.shape:
         raise DataError(f"y has shape {tuple(observed.shape)}, the prediction {tuple(mean.shape)}")
