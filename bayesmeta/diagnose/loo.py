@@ -7,7 +7,8 @@ other tasks is an average over draws of φ weighted by 1 / Z_t(φ_s), Pareto-smo
     elpd = Σ_t log Σ_s w_st Z_t(φ_s),      w_st ∝ 1 / Z_t(φ_s)
 
 Where k-hat says that the draws cannot tell what the population is without a task, they are moved to the posterior
-without it (`bayesmeta.infer.move`), or that is fitted anew.
+without it (`bayesmeta.infer.move`), and its density is p(D) over p(D without it), both of which come of importance
+sampling: no average over draws would do for a task far out, whose Z_t lies in the tail of p(φ | D without it).
 
 What comes out is ArviZ's own `ELPDData`, of ArviZ 0.x or 1.x, so that its tables and plots work on it.
 """
@@ -30,7 +31,7 @@ from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, Opt
 from bayesmeta.evidence import Collapsed, Joint
 from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.evidence.sampled import sampled_evidence
-from bayesmeta.infer.move import MOST_DIMENSIONS, move
+from bayesmeta.infer.move import MOST_DIMENSIONS, Moved, move
 from bayesmeta.mapping import flatten_draws
 from bayesmeta.psis import psis
 from bayesmeta.target import Target
@@ -80,15 +81,16 @@ def loo(posterior: Posterior, *, refit: bool = True, seed: int = 0, progress: bo
     Raises:
         NotAvailableError: There are too few draws, φ is a single point, or a joint fit has a task without a mode.
     """
+    evidence = posterior.collapsed
     left = leave_out(posterior, seed)
     good_k = _good_k(_draws_of(posterior))
     bad = (left.k_hat > good_k).nonzero().squeeze(-1).tolist()
     refitted: list[str] = []
-    if bad and refit and not isinstance(posterior.collapsed, Joint):
+    if bad and refit and not isinstance(evidence, Joint):
+        whole = _whole(posterior, evidence, seed)
         with bar("refitting without a task", len(bad), progress) as step:
             for t in bad:
-                elpd, k_hat = _refitted(posterior, posterior.collapsed, t, seed, progress)
-                left.elpd[t], left.k_hat[t] = elpd, k_hat
+                left.elpd[t], left.k_hat[t] = _refitted(posterior, evidence, whole, t, seed)
                 refitted.append(posterior.tasks.names[t])
                 step(1)
         bad = (left.k_hat > good_k).nonzero().squeeze(-1).tolist()
@@ -125,22 +127,30 @@ def _weighted(log_z: Tensor) -> Left:
     return Left(elpd, torch.logsumexp(log_z, 0) - math.log(len(log_z)), k_hat)
 
 
-def _refitted(posterior: Posterior, evidence: Collapsed, t: int, seed: int, progress: bool) -> tuple[Tensor, Tensor]:
-    """log p(D_t | all others) from draws of the posterior without task t, and their k-hat."""
-    task, others = posterior.tasks[[t]], posterior.tasks.without(posterior.tasks.names[t])
-    target, own = Target(evidence.on(others)), evidence.on(task)
+def _whole(posterior: Posterior, evidence: Collapsed, seed: int) -> Moved | None:
+    """The posterior of all tasks by importance sampling; None where φ has too many dimensions, or it fails."""
     phi = posterior.phi_coordinates
-    if phi.shape[1] <= MOST_DIMENSIONS:
-        found = move(target, phi, -log_evidence(own, phi)[:, 0], draws=len(phi), seed=seed)
-        if found.good:
-            elpd = torch.logsumexp(found.smoothed + log_evidence(own, found.u)[:, 0], 0)
-            return elpd, torch.tensor(found.k_hat, dtype=torch.float64)
+    if phi.shape[1] > MOST_DIMENSIONS:
+        return None
+    same = torch.zeros(len(phi), dtype=torch.float64)
+    found = move(Target(evidence), phi, same, draws=len(phi), seed=seed)
+    return found if found.good else None
+
+
+def _refitted(posterior: Posterior, evidence: Collapsed, whole: Moved | None, t: int, seed: int) -> tuple[float, float]:
+    """log p(D_t | all others) and the k-hat of what it rests on."""
+    task, others = posterior.tasks[[t]], posterior.tasks.without(posterior.tasks.names[t])
+    target, own, phi = Target(evidence.on(others)), evidence.on(task), posterior.phi_coordinates
+    if whole is not None:
+        part = move(target, phi, -log_evidence(own, phi)[:, 0], draws=len(phi), seed=seed)
+        if part.good:
+            return whole.log_mass - part.log_mass, max(whole.k_hat, part.k_hat)
     from bayesmeta.infer import auto
 
-    draws = auto.run(target, auto.Auto(draws=len(phi)), seed=seed, progress=progress)
+    draws = auto.run(target, auto.Auto(draws=len(phi)), seed=seed, progress=False)
     log_z = log_evidence(own, flatten_draws(draws.u)[:, : phi.shape[1]])[:, 0]
-    k_hat = torch.tensor(0.0 if draws.k_hat is None else draws.k_hat, dtype=torch.float64)
-    return torch.logsumexp(log_z, 0) - math.log(len(log_z)), k_hat
+    # the mean of Z over draws rests on its largest terms, as a mean of weights does
+    return float(torch.logsumexp(log_z, 0)) - math.log(len(log_z)), float(psis(log_z)[1])
 
 
 def _draws_of(posterior: Posterior) -> int:

@@ -59,6 +59,11 @@ class Moved:
     interrupted: bool
 
     @property
+    def log_mass(self) -> float:
+        """log of the integral of the target's density over u, as it is evaluated: log p(D) in nats."""
+        return float(torch.logsumexp(self.log_weights, 0)) - math.log(len(self.log_weights))
+
+    @property
     def good(self) -> bool:
         """Whether the weighted draws can stand as they are."""
         return self.k_hat < K_HAT and self.effective_size >= LEAST
