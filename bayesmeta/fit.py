@@ -62,7 +62,7 @@ def fit(
     if isinstance(tasks, Stream):
         check_streamed(config)
         check_seed(seed)
-        streamed, tasks = {"stream": tasks}, tasks.batch(0, seed)
+        streamed, tasks = {"stream": tasks}, tasks.first(seed)
     check(hierarchy, tasks, seed)
     with stage("looking at the hierarchy", progress):
         program = hierarchy.program(tasks)

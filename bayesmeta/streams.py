@@ -74,6 +74,11 @@ class Stream:
             raise DataError(f"batch {number} of the stream has a task without observations: leave such tasks out of it")
         return tasks
 
+    def first(self, seed: int = 0) -> Tasks:
+        """Batch 0, its tasks under names of their own: a new task called ``"0"`` is not the first one of the batch."""
+        tasks = self.batch(0, seed)
+        return tasks.with_names([f"stream {name}" for name in tasks.names])
+
     def __repr__(self) -> str:
         name = getattr(self.source, "__name__", type(self.source).__name__)
         watched = "" if self.validation is None else f", validation on {len(self.validation):,} tasks"

@@ -45,6 +45,8 @@ from bayesmeta.track import bar
 
 __all__ = ["Ensemble", "run"]
 
+RECORDED_FROM = 400  # steps
+
 
 @dataclass(frozen=True)
 class Ensemble:
@@ -128,7 +130,7 @@ def run(
     begin = time.perf_counter()
     evidence = _collapsed(target)
     feed, look = _feed(evidence, config, stream, seed)
-    density = MembersDensity(feed.total, compile=config.compile)
+    density = MembersDensity(feed.total, compile=config.compile, record=config.steps >= RECORDED_FROM)
     path = None if config.checkpoint is None else Path(config.checkpoint)
     with one_thread(), bar("log Z", config.steps, progress) as step:
         belongs = {} if path is None else _belongs(target, config, seed)

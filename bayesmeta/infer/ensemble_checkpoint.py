@@ -7,6 +7,7 @@ the settings and the seed; another run will not go on from it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from dataclasses import fields
@@ -53,7 +54,8 @@ def write(path: Path, state: State, history: History, run: dict[str, Any]) -> No
     except OSError as error:
         raise NotAvailableError(f"checkpoint: cannot write {str(path)!r}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def read(path: Path, run: dict[str, Any]) -> tuple[State, History] | None:
