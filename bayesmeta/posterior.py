@@ -167,8 +167,8 @@ class Posterior:
         context: Mapping[str, Any] | None = None,
         shots: Sequence[int] = (1, 2, 3, 5, 10),
         tasks: int = 200,
-        draws: int = 1000,
-        method: str = "auto",
+        draws: int = 500,
+        method: Any = "auto",
         seed: int = 0,
         progress: bool = False,
     ) -> Shots:

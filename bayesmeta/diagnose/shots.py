@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shots", "shots"]
 
-QUERIES = 20
-DRAWS = 1000
+QUERIES = 10
+DRAWS = 500
 LEVEL = 0.9
 MEASURES = ("rmse", "sd", "nll", "coverage")
 
@@ -114,7 +114,7 @@ def shots(
     shots: Sequence[int] = (1, 2, 3, 5, 10),
     tasks: int = 200,
     draws: int = DRAWS,
-    method: str = "auto",
+    method: Any = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Shots:
