@@ -43,7 +43,7 @@ NOISE = (0.1, 1.5)  # median and sd of the log of the noise, in standard deviati
 def gp(
     kernel: Kernel | None = None,
     *,
-    mean: Literal["zero", "constant"] | nn.Module | Network = "zero",
+    mean: Literal["zero", "constant"] | nn.Module | Network = "constant",
     noise: Prior | None = None,
     varying: Sequence[str] = (),
     standardise: Tasks | None = None,
@@ -54,8 +54,8 @@ def gp(
     Args:
         kernel: The covariance of a task's function, `kernels.rbf()` by default; see `bayesmeta.families.kernels`.
             Kernels add and multiply, and ``deep(network, kernel)`` looks at x through a network.
-        mean: What the functions have in common: ``"zero"``, ``"constant"``, or a network from x (n, d) to (n,) or
-            (n, 1), whose weights are part of φ.
+        mean: What the functions have in common: ``"zero"``, ``"constant"``, a level with a Normal(0, 1) prior, or a
+            network from x (n, d) to (n,) or (n, 1), whose weights are part of φ.
         noise: Prior of the standard deviation of the observations about the function, or a number; by default
             log-normal with median 0.1.
         varying: Hyperparameters of which each task has its own, by name: ``("rbf_lengthscale", "noise")``. Over
@@ -78,7 +78,7 @@ def gp(
     Example:
         >>> import bayesmeta as bm
         >>> from bayesmeta.families.kernels import linear, periodic
-        >>> print(bm.families.gp(periodic() + linear(), mean="constant"))
+        >>> print(bm.families.gp(periodic() + linear()))
         Hierarchy(hyperprior, task)
           phi  periodic_period       LogNormal  positive  scalar
           phi  periodic_lengthscale  LogNormal  positive  scalar

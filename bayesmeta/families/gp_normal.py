@@ -97,7 +97,7 @@ class Observed:
         return (whitened * self._white.unsqueeze(-1)).sum(-2)
 
 
-class JointNormal(TorchDistribution):  # type: ignore[misc]
+class JointNormal(TorchDistribution):
     """A Normal vector whose moments are at hand and whose covariance is made when it is asked for.
 
     Means and variances of many predictions cost little, their covariances much.

@@ -196,10 +196,10 @@ def linear(amplitude: Prior = None, *, inputs: int | None = None, name: str = "l
     site = f"{name}_amplitude"
 
     def matrix(values: Values, a: Tensor, b: Tensor) -> Tensor:
-        return (a * values[site]) @ (b * values[site]).mT
+        return (a * _full(values[site])) @ (b * _full(values[site])).mT
 
     def variance(values: Values, a: Tensor) -> Tensor:
-        return (a * values[site]).square().sum(-1)
+        return (a * _full(values[site])).square().sum(-1)
 
     return Kernel({site: _prior(amplitude, 1.0, inputs)}, matrix, variance)
 
@@ -245,8 +245,8 @@ def as_network(network: nn.Module | Network, name: str) -> Network:
 def squared_distance(a: Tensor, b: Tensor, lengthscale: Any) -> Tensor:
     """Squared distances (n, m) of a (n, d) and b (m, d) in units of a lengthscale () or (d,)."""
     if a.shape[-1] < WIDE:
-        return (_differences(a, b) / lengthscale).square().sum(-1)
-    a, b = a / lengthscale, b / lengthscale
+        return (_differences(a, b) / _full(lengthscale)).square().sum(-1)
+    a, b = a / _full(lengthscale), b / _full(lengthscale)
     centre = a.mean(0, keepdim=True).detach()  # less is lost where the squares are small
     a, b = a - centre, b - centre
     squares = a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1)

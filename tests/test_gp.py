@@ -1,0 +1,363 @@
+"""Gaussian processes over tasks: evidence, prediction and adaptation against dense algebra and brute force."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta.evidence import Joint, Own, choose
+from bayesmeta.evidence.conditional import log_evidence
+from bayesmeta.families.gp import gp
+from bayesmeta.families.gp_normal import JointNormal, log_normal, log_normal_first_order
+from bayesmeta.families.kernels import constant, deep, linear, matern52, periodic, rbf
+from bayesmeta.target import Target
+
+SIZES = (3, 7, 5, 7, 1, 4)
+
+
+def tasks_of(sizes: tuple[int, ...] = SIZES, seed: int = 0, noise: float = 0.1) -> bm.Tasks:
+    """Sines of amplitude and phase of their own, in units of neither one nor zero mean."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    xs = [6 * uniform(n) for n in sizes]
+    ys = [
+        3
+        + (1 + uniform(1)) * torch.sin(x + 2 * uniform(1))
+        + noise * torch.randn(len(x), generator=generator, dtype=torch.float64)
+        for x in xs
+    ]
+    return bm.Tasks.from_lists(xs, ys, allow_empty=True)
+
+
+def own(hierarchy: bm.Hierarchy, tasks: bm.Tasks) -> Own:
+    evidence = choose(hierarchy.program(tasks), tasks)
+    assert isinstance(evidence, Own)
+    return evidence
+
+
+def points(evidence: Own, count: int = 3, seed: int = 0) -> Tensor:
+    """Coordinates of φ."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.5 * torch.randn(count, evidence.program.structure.phi.size, generator=generator, dtype=torch.float64)
+
+
+def net() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 1))
+
+
+HIERARCHIES: dict[str, Any] = {
+    "rbf, zero mean": lambda tasks: gp(mean="zero"),
+    "sum": lambda tasks: gp(matern52() + linear()),
+    "standardised": lambda tasks: gp(periodic() + constant(), standardise=tasks),
+    "deep, mean by a network": lambda tasks: gp(deep(net()), mean=net(), standardise=tasks, noise=0.2),
+}
+
+
+# --- the evidence -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HIERARCHIES)
+def test_the_evidence_and_its_gradient_are_those_of_the_task_itself(name: str) -> None:
+    """The generic route is the task's own multivariate normal, sizes unpadded, differentiated all the way."""
+    tasks = tasks_of()
+    evidence = own(HIERARCHIES[name](tasks), tasks)
+    u = points(evidence)
+    value, grad = Target(evidence).value_and_grad(u)
+    generic, generic_grad = Target(Joint(evidence.program, tasks, 1.0)).value_and_grad(u)
+
+    assert torch.allclose(value, generic, rtol=1e-10)
+    assert torch.allclose(grad, generic_grad, rtol=1e-7, atol=1e-8)
+
+
+def test_the_evidence_is_a_multivariate_normal_density() -> None:
+    tasks = tasks_of()
+    evidence = own(gp(rbf() + linear()), tasks)
+    u = points(evidence, 1)
+    phi = evidence.program.phi(u[0]).values
+    expected = []
+    for task in tasks:
+        x = task.x
+        away = (x[:, None] - x) / phi["rbf_lengthscale"]
+        covariance = phi["rbf_amplitude"] ** 2 * torch.exp(-0.5 * away**2)
+        covariance = covariance + phi["linear_amplitude"] ** 2 * x[:, None] * x
+        covariance = covariance + torch.diag(phi["noise"] ** 2 + 1e-8 * covariance.diagonal())
+        expected.append(dist.MultivariateNormal(phi["mean"].expand(len(x)), covariance).log_prob(task.y))
+
+    assert torch.allclose(log_evidence(evidence, u)[0], torch.stack(expected), rtol=1e-10)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    tasks = tasks_of()
+    target = Target(own(gp(periodic() + linear(), standardise=tasks), tasks))
+    u = points(target.evidence, 1)[0]  # type: ignore[arg-type]
+    step = 1e-5 * torch.eye(len(u), dtype=torch.float64)
+    slope = (target.log_prob(u + step) - target.log_prob(u - step)) / 2e-5
+
+    assert torch.allclose(target.value_and_grad(u.unsqueeze(0))[1][0], slope, rtol=1e-5, atol=1e-5)
+
+
+def test_the_recorded_density_has_the_value_and_gradient_of_the_vectorised_one() -> None:
+    tasks = tasks_of()
+    target = Target(own(gp(matern52()), tasks))
+    u = points(target.evidence, 1)  # type: ignore[arg-type]
+    value, grad = target.density(compile=False).value_and_grad(u[0])
+    expected, expected_grad = target.value_and_grad(u)
+
+    assert torch.allclose(value, expected[0], rtol=1e-12)
+    assert torch.allclose(grad, expected_grad[0], rtol=1e-9)
+
+
+def test_a_task_without_observations_has_no_say() -> None:
+    tasks = tasks_of((4, 0))
+
+    assert float(log_evidence(own(gp(), tasks_of((4,))).on(tasks), torch.zeros(1, 4, dtype=torch.float64))[0, 1]) == 0.0
+
+
+def test_units_change_the_density_by_their_scale_alone() -> None:
+    """The standardised process on y is the plain one on standardised y, and its x likewise."""
+    tasks = tasks_of()
+    x, y = (tasks.x - tasks.x.mean()) / tasks.x.std(), (tasks.y - tasks.y.mean()) / tasks.y.std()
+    plain = bm.Tasks(x, y, tasks.offsets, tasks.names)
+    a, b = own(gp(matern52(), standardise=tasks), tasks), own(gp(matern52()), plain)
+    u = points(a)
+    expected = log_evidence(b, u) - tasks.sizes * tasks.y.std().log()
+
+    assert torch.allclose(log_evidence(a, u), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-9])
+def test_repeated_inputs_and_endless_lengthscales_stay_finite(noise: float) -> None:
+    x = torch.linspace(0.0, 1e-3, 30, dtype=torch.float64)
+    tasks = bm.Tasks.from_lists([x, x], [torch.sin(x), torch.cos(x)])
+    target = Target(own(gp(rbf(dist.LogNormal(5.0, 1.0)), mean="zero", noise=noise), tasks))
+    u = torch.tensor([[3.0, 3.0], [6.0, -3.0], [9.0, 5.0]], dtype=torch.float64)
+    value, grad = target.value_and_grad(u)
+
+    assert bool(torch.isfinite(value).all())
+    assert bool(torch.isfinite(grad).all())
+
+
+def test_without_jitter_the_same_matrices_have_no_factor_and_the_density_says_nan() -> None:
+    x = torch.linspace(0.0, 1e-3, 30, dtype=torch.float64)
+    tasks = bm.Tasks.from_lists([x, x], [torch.sin(x), torch.cos(x)])
+    evidence = own(gp(rbf(dist.LogNormal(5.0, 1.0)), mean="zero", noise=1e-9, jitter=0.0), tasks)
+
+    assert bool(torch.isnan(log_evidence(evidence, torch.tensor([[9.0, 5.0]], dtype=torch.float64))).all())
+
+
+def test_the_road_tells_the_jitter() -> None:
+    tasks = tasks_of()
+
+    assert "1e-06 of the prior variance is added" in own(gp(jitter=1e-6), tasks).road
+
+
+# --- dense normals ------------------------------------------------------------------------------------------
+
+
+def test_first_order_derivatives_are_those_of_the_density() -> None:
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(2, 4, 4, generator=generator, dtype=torch.float64)
+    covariance = (root @ root.mT + torch.eye(4)).requires_grad_(True)
+    residual = torch.randn(2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    a = torch.autograd.grad(log_normal(covariance, residual).sum(), (covariance, residual))
+    b = torch.autograd.grad(log_normal_first_order(covariance, residual, mask).sum(), (covariance, residual))
+
+    assert torch.allclose(0.5 * (a[0] + a[0].mT), b[0], rtol=1e-10)
+    assert torch.allclose(a[1], b[1], rtol=1e-10)
+
+
+def test_a_joint_normal_makes_its_covariance_only_when_asked() -> None:
+    def never() -> Tensor:
+        raise AssertionError("not asked for")
+
+    fn = JointNormal(torch.zeros(3), torch.ones(3), never)
+
+    assert fn.event_shape == (3,)
+    assert torch.equal(fn.mean, torch.zeros(3))
+    assert torch.equal(fn.variance, torch.ones(3))
+    with pytest.raises(AssertionError, match="not asked for"):
+        fn.log_prob(torch.zeros(3))
+
+
+# --- prediction ---------------------------------------------------------------------------------------------
+
+
+def fitted(tasks: bm.Tasks, draws: int = 200) -> bm.Posterior:
+    hierarchy = gp(rbf(), standardise=tasks)
+    return bm.fit(hierarchy, tasks, bm.Auto(draws=draws, compile=False), progress=False)
+
+
+@pytest.fixture(scope="module")
+def posterior() -> bm.Posterior:
+    return fitted(tasks_of((8, 7, 9, 8, 6, 8, 8, 9)))
+
+
+def by_hand(adapted: bm.Adapted, t: int, x: Tensor) -> list[Any]:
+    """p(y* | φ_s, y_t) under every draw, from the joint normal of both by plain algebra."""
+    seen, phi = adapted.tasks[t], {name: value[:, t] for name, value in adapted.phi.items()}
+    units = tasks_of((8, 7, 9, 8, 6, 8, 8, 9))
+    found = []
+    for s in range(len(phi["noise"])):
+        both = (torch.cat([seen.x, x]) - units.x.mean()) / units.x.std()
+        away = (both[:, None] - both) / phi["rbf_lengthscale"][s]
+        k = phi["rbf_amplitude"][s] ** 2 * torch.exp(-0.5 * away**2)
+        k = units.y.var() * (k + torch.diag(phi["noise"][s] ** 2 + 1e-8 * k.diagonal()))
+        mean = units.y.mean() + units.y.std() * phi["mean"][s]
+        n = seen.n
+        gain = torch.linalg.solve(k[:n, :n], k[:n, n:]).mT
+        covariance = k[n:, n:] - gain @ k[:n, n:]
+        found.append(dist.MultivariateNormal(mean + gain @ (seen.y - mean), 0.5 * (covariance + covariance.mT)))
+    return found
+
+
+def test_prediction_is_conditioning_on_the_support_under_every_draw(posterior: bm.Posterior) -> None:
+    support = tasks_of((5, 2, 0), seed=9).with_names(["a", "b", "c"])
+    adapted = posterior.adapt(support)
+    x = torch.linspace(-1.0, 7.0, 6, dtype=torch.float64)
+    predicted = adapted.predict(x)
+    y = 3 + torch.sin(x)
+    joint = predicted.log_prob([y] * 3)
+    pointwise = predicted.log_prob([y] * 3, pointwise=True)
+    for t in range(3):
+        parts = by_hand(adapted, t, x)
+        mean = torch.stack([part.mean for part in parts])
+        variance = torch.stack([part.variance for part in parts])
+        sd = (variance.mean(0) + mean.var(0, correction=0)).sqrt()
+        marginals = dist.Normal(mean, variance.sqrt())
+
+        assert torch.allclose(predicted.mean[t], mean.mean(0), rtol=1e-7)
+        assert torch.allclose(predicted.sd[t], sd, rtol=1e-6)
+        together = torch.stack([part.log_prob(y) for part in parts])
+        assert torch.allclose(joint[t], together.logsumexp(0) - math.log(len(parts)), rtol=1e-5)
+        assert torch.allclose(pointwise[t], marginals.log_prob(y).logsumexp(0) - math.log(len(parts)), rtol=1e-6)
+        for level, ends in zip((0.05, 0.95), predicted.interval(0.9), strict=True):
+            assert torch.allclose(marginals.cdf(ends[t]).mean(0), torch.full((6,), level, dtype=torch.float64))
+
+
+def test_draws_have_the_moments_of_the_prediction_and_are_correlated(posterior: bm.Posterior) -> None:
+    adapted = posterior.adapt(tasks_of((3,), seed=9).with_names(["a"]))
+    x = torch.tensor([8.0, 8.2, 12.0], dtype=torch.float64)
+    predicted = adapted.predict(x)
+    draws = predicted.sample(8000, seed=1)[:, 0]
+    error = predicted.sd[0] / math.sqrt(len(draws))
+    parts = by_hand(adapted, 0, x)
+    covariance = torch.stack([part.covariance_matrix for part in parts]).mean(0)
+    covariance = covariance + torch.cov(torch.stack([part.mean for part in parts]).mT, correction=0)
+    expected = covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt()
+    correlation = torch.corrcoef(draws.mT)
+
+    assert bool(((draws.mean(0) - predicted.mean[0]).abs() < 4 * error).all())
+    assert bool(((draws.std(0) / predicted.sd[0] - 1).abs() < 4 / math.sqrt(len(draws))).all())
+    assert float(expected) > 0.5
+    assert abs(float(correlation[0, 1] - expected)) < 4 / math.sqrt(len(draws))
+    assert float(correlation[0, 2]) < float(correlation[0, 1]) - 0.2
+
+
+def test_one_task_of_a_prediction_is_that_of_all(posterior: bm.Posterior) -> None:
+    predicted = posterior.adapt(tasks_of((5, 2), seed=9).with_names(["a", "b"])).predict(torch.linspace(0, 6, 4))
+
+    assert torch.allclose(predicted["b"].mean[0], predicted.mean[1], rtol=1e-12)
+    assert torch.allclose(predicted["b"].sd[0], predicted.sd[1], rtol=1e-12)
+
+
+def test_queries_of_different_sizes_end_in_nan(posterior: bm.Posterior) -> None:
+    adapted = posterior.adapt(tasks_of((5, 2), seed=9).with_names(["a", "b"]))
+    x = torch.linspace(0, 6, 4, dtype=torch.float64)
+    predicted, alone = adapted.predict([x, x[:2]]), adapted.predict(x)
+
+    assert torch.allclose(predicted.mean[0], alone.mean[0], rtol=1e-10)
+    assert torch.allclose(predicted.mean[1, :2], alone.mean[1, :2], rtol=1e-10)
+    assert bool(torch.isnan(predicted.mean[1, 2:]).all())
+
+
+def test_the_function_passes_near_what_was_seen_and_is_wide_far_away(posterior: bm.Posterior) -> None:
+    support = tasks_of((6,), seed=4).with_names(["new"])
+    adapted = posterior.adapt(support)
+
+    assert float((adapted.predict(support).mean[0] - support.y).abs().max()) < 0.4
+    near, far = adapted.predict(support[0].x).sd[0], adapted.predict(support[0].x + 30).sd[0]
+    assert float(far.min()) > 2 * float(near.max())
+
+
+def test_there_is_no_theta_and_everything_that_shows_it_is_empty(posterior: bm.Posterior) -> None:
+    adapted = posterior.adapt(tasks_of((5,), seed=9).with_names(["a"]))
+
+    assert adapted.theta == {}
+    assert posterior.theta == {}
+    assert "own: the function of each task" in repr(posterior)
+    assert len(adapted) == 1
+
+
+def test_a_saved_posterior_predicts_the_same(posterior: bm.Posterior, tmp_path: Path) -> None:
+    posterior.save(tmp_path / "gp.nc")
+    again = bm.load(tmp_path / "gp.nc", gp(rbf(), standardise=posterior.tasks))
+    support = tasks_of((5,), seed=9).with_names(["a"])
+    x = torch.linspace(0, 6, 4, dtype=torch.float64)
+
+    assert torch.allclose(again.adapt(support).predict(x).sd, posterior.adapt(support).predict(x).sd, rtol=1e-9)
+
+
+# --- the posterior of φ -------------------------------------------------------------------------------------
+
+
+def test_the_posterior_of_two_hyperparameters_is_that_of_a_grid() -> None:
+    tasks = tasks_of((8, 7, 9, 8))
+    hierarchy = gp(rbf(amplitude=1.5), mean="zero", noise=dist.LogNormal(math.log(0.2), 1.0))
+    evidence = own(hierarchy, tasks)
+    axis = torch.linspace(-4.5, 2.5, 141, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    weights = torch.softmax(Target(evidence).log_prob(grid), 0)
+    posterior = bm.fit(hierarchy, tasks, bm.Auto(draws=4000, compile=False), progress=False)
+    drawn = posterior.phi_coordinates
+    mean, sd = weights @ grid, (weights @ grid.square() - (weights @ grid).square()).sqrt()
+    size = posterior.info.effective_size
+    assert size is not None
+    assert size > 1000
+
+    assert bool(((drawn.mean(0) - mean).abs() < 4 * sd / math.sqrt(size)).all())
+    assert bool((drawn.std(0) / sd - 1).abs().max() < 0.1)
+    wrong = torch.softmax(-Target(evidence).log_prob(grid), 0) @ grid  # what a wrong sign would give
+    assert bool(((drawn.mean(0) - wrong).abs() > 8 * sd / math.sqrt(size)).any())
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kernel": "rbf"}, r"kernel must be a Kernel such as kernels.rbf\(\), got str"),
+        ({"mean": "linear"}, "mean must be 'zero', 'constant' or a network"),
+        ({"jitter": -1e-3}, "jitter must be a share of the variance"),
+        ({"jitter": "much"}, "jitter must be a share of the variance"),
+        ({"noise": "some"}, "noise must be a prior or a number above 0"),
+        ({"noise": -1.0}, "noise must be a prior or a number above 0"),
+    ],
+)
+def test_what_is_none_of_the_options_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(bm.BayesmetaError, match=message):
+        gp(**arguments)
+
+
+def test_units_need_observations() -> None:
+    with pytest.raises(bm.BayesmetaError, match="fewer than two observations"):
+        gp(standardise=tasks_of((1,)))
+
+
+def test_several_numbers_per_observation_are_refused() -> None:
+    tasks = bm.Tasks.from_arrays(torch.zeros(3, 4, 1), torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0)))
+
+    with pytest.raises(bm.BayesmetaError, match="observed site 'y' has shape"):
+        gp().program(tasks)
