@@ -99,9 +99,9 @@ def test_counts_are_uniform_as_ties_are_broken_at_random() -> None:
     rng = np.random.default_rng(4)
     pick = rng.integers(2000, size=150)
     rates = rng.beta(posterior.phi["a"].numpy()[pick], posterior.phi["b"].numpy()[pick])
-    ordinary = bm.Tasks.from_lists([[4.0]] * 150, rng.binomial(4, rates)[:, None].astype(float))
+    ordinary = bm.Tasks.from_lists([[4.0]] * 150, list(rng.binomial(4, rates)[:, None].astype(float)))
     ordinary = ordinary.with_names([f"new {k}" for k in range(150)])
-    strange = bm.Tasks.from_lists([[4.0]] * 150, rng.binomial(4, 1 - rates**3)[:, None].astype(float))
+    strange = bm.Tasks.from_lists([[4.0]] * 150, list(rng.binomial(4, 1 - rates**3)[:, None].astype(float)))
 
     assert distance(posterior.novelty(ordinary, replicates=REPLICATES).tail_probability) < 1
     assert distance(posterior.novelty(strange, replicates=REPLICATES).tail_probability) > 1.5

@@ -112,8 +112,8 @@ def test_inputs_are_used_in_their_order_and_queries_apart() -> None:
 def test_inputs_and_contexts_of_the_fit_are_the_default() -> None:
     scenario = normal_normal()
     posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=200), progress=False)
-    mixed = posterior.shots(shots=[1, 4], tasks=80)
-    precise = posterior.shots(shots=[1, 4], tasks=80, context={"sigma": 0.2})
+    mixed: Any = posterior.shots(shots=[1, 4], tasks=80)
+    precise: Any = posterior.shots(shots=[1, 4], tasks=80, context={"sigma": 0.2})
 
     assert mixed.floor == pytest.approx(float(scenario.tasks.context["sigma"].mean()), rel=1e-6)
     assert precise.floor == pytest.approx(0.2)
@@ -123,7 +123,7 @@ def test_inputs_and_contexts_of_the_fit_are_the_default() -> None:
 def test_counts_and_several_theta() -> None:
     scenario = beta_binomial()
     posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=200), progress=False)
-    few = posterior.shots(x=torch.full((4,), 10.0), shots=[1, 4], tasks=30, draws=100)
+    few: Any = posterior.shots(x=torch.full((4,), 10.0), shots=[1, 4], tasks=30, draws=100)
 
     assert few.table.loc[4, "sd theta"] < few.table.loc[1, "sd theta"]
     assert few.table.loc[4, "nll"] < few.table.loc[1, "nll"] + 0.2

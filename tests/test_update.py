@@ -16,6 +16,7 @@ import bayesmeta as bm
 from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError
 from bayesmeta.evidence import Joint
 from bayesmeta.infer import move as moving
+from bayesmeta.infer.importance import Importance
 from bayesmeta.psis import effective_size
 from tests.evidences import gallery
 from tests.scenarios import CURVED, SCENARIOS, normal_normal, paired, quadrature
@@ -65,7 +66,9 @@ def theta_is(posterior: bm.Posterior, exact: Exact) -> bool:
     theta = next(iter(posterior.theta.values()))
     draws = theta.reshape(*theta.shape[:2], -1).numpy()
     pairs = np.ndindex(*draws.shape[1:])
-    return all(close(draws[:, t, k], exact.theta_mean[t, k], exact.theta_sd[t, k], size) for t, k in pairs)
+    return all(
+        close(draws[:, t, k], float(exact.theta_mean[t, k]), float(exact.theta_sd[t, k]), size) for t, k in pairs
+    )
 
 
 # --- one update ---------------------------------------------------------------------------------------------
@@ -194,14 +197,14 @@ def test_weights_that_are_even_enough_are_left_as_they_are() -> None:
 
 
 def test_an_interrupted_move_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = moving.Importance.draw
+    drawn = Importance.draw
 
     def interrupted(self: Any, *args: Any) -> None:
         if self.rounds:
             raise KeyboardInterrupt
         drawn(self, *args)
 
-    monkeypatch.setattr(moving.Importance, "draw", interrupted)
+    monkeypatch.setattr(Importance, "draw", interrupted)
     monkeypatch.setattr(moving, "K_HAT", -5.0)  # as if one round were not enough
     updated = fitted("normal_normal").update(wild())
 
@@ -246,7 +249,7 @@ def test_twenty_counties_one_by_one_agree_with_the_refit() -> None:
         posterior = posterior.update(tasks[[name]], seed=k)
     refit = bm.fit(model.hierarchy, tasks, progress=False)
     table = refit.summary()
-    mean, sd = ({site: float(table.loc[site, what]) for site in refit.phi} for what in ("mean", "sd"))
+    mean, sd = (dict(zip(table.index, table[what].tolist(), strict=True)) for what in ("mean", "sd"))
 
     assert posterior.verdict.level == "fine"
     assert drift(posterior, mean, sd) < 0.1

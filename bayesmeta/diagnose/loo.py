@@ -15,6 +15,7 @@ What comes out is ArviZ's own `ELPDData`, of ArviZ 0.x or 1.x, so that its table
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -195,9 +196,8 @@ def elpd_data(left: Left, names: tuple[str, ...], draws: int, refitted: list[str
         labels = ["elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i", "pareto_k", "scale"]
         values = [elpd, se, p_loo, draws, count, bad, each, shape, "log", good_k]
         return ELPDData(data=values, index=[*labels, "good_k"])
-    from arviz_stats import ELPDData
-
-    return ELPDData("loo", elpd, se, p_loo, draws, count, "log", bad, good_k, elpd_i=each, pareto_k=shape)
+    arviz_1 = importlib.import_module("arviz_stats")
+    return arviz_1.ELPDData("loo", elpd, se, p_loo, draws, count, "log", bad, good_k, elpd_i=each, pareto_k=shape)
 
 
 def pointwise(elpd: Any) -> xr.DataArray:
