@@ -17,7 +17,13 @@ from bayesmeta.families.periodic import Periodic
 
 
 def small() -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.LayerNorm(4), nn.Linear(4, 3))
+    with torch.random.fork_rng(devices=[]):  # torch fills layers from the global random state
+        return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.LayerNorm(4), nn.Linear(4, 3))
+
+
+def linear(inputs: int, outputs: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return nn.Linear(inputs, outputs)
 
 
 def sampled(network: Network) -> tuple[dict[str, Tensor], dict[str, dist.Distribution]]:
@@ -55,7 +61,7 @@ def test_it_is_the_module_with_other_weights() -> None:
 
 
 def test_tied_weights_are_one_site() -> None:
-    layer = nn.Linear(2, 2)
+    layer = linear(2, 2)
     network = Network(nn.Sequential(layer, nn.Tanh(), layer))
     weights, _ = sampled(network)
 
@@ -81,17 +87,17 @@ def test_what_is_no_function_of_x_and_its_parameters_is_refused(net: nn.Module, 
 
 
 def test_other_errors() -> None:
-    assert Network(nn.Sequential(nn.Linear(1, 2), nn.Dropout()).eval()).size == 4
+    assert Network(nn.Sequential(linear(1, 2), nn.Dropout()).eval()).size == 4
     with pytest.raises(bm.BayesmetaError, match="scale must be a number above 0, got 0"):
         Network(small(), scale=0)
     with pytest.raises(bm.BayesmetaError, match=r"does not take inputs of shape \(2, 3\)"):
         Network(small()).width((3,))
     with pytest.raises(bm.BayesmetaError, match=r"must give \(n, features\) for x \(2, 2\), got \(2,\)"):
-        Network(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))).width((2,))
+        Network(nn.Sequential(linear(2, 1), nn.Flatten(0))).width((2,))
 
 
 def test_a_network_is_fitted_like_any_other_part_of_phi() -> None:
-    network = Network(nn.Sequential(nn.Linear(1, 2), nn.Tanh()))
+    network = Network(nn.Sequential(linear(1, 2), nn.Tanh()))
 
     def hyperprior() -> tuple[dict[str, Tensor], Tensor]:
         return network.sample(), pyro.sample("tau", dist.HalfNormal(1.0))
