@@ -12,9 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from bayesmeta.evidence.conditional import log_evidence
-from bayesmeta.evidence.exact import Exact
-from bayesmeta.evidence.gram import Gram
+from bayesmeta.evidence.conditional import Collapsed, log_evidence
 from bayesmeta.evidence.joint import Joint
 from bayesmeta.evidence.laplace import Laplace
 from bayesmeta.evidence.proposals import log_joint_at, log_student, modes_at, student
@@ -59,7 +57,7 @@ def importance(
     return torch.stack(corrections) - log_evidence(evidence, phi), torch.stack(k_hats)
 
 
-def evidence_error(evidence: Gram | Exact | Quadrature | Laplace | Joint, phi: Tensor) -> dict[str, float]:
+def evidence_error(evidence: Collapsed | Joint, phi: Tensor) -> dict[str, float]:
     """How far log Z may be off at draws of φ (S, q), of which a few are looked at; empty where it is exact.
 
     Returns:
