@@ -173,7 +173,7 @@ def test_many_tasks_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
     many = bm.Tasks.from_lists(None, list(rng.normal(3, 4, size=(40, 1))), context={"sigma": np.full(40, 1.3)})
     many = many.with_names([f"new {k}" for k in range(40)])
     at_once = posterior.adapt(many)
-    monkeypatch.setattr("bayesmeta.adapt.collapsed.CHUNK_NUMBERS", 200_000)
+    monkeypatch.setattr("bayesmeta.adapt.problem.PIECE_NUMBERS", 200_000)
     in_pieces = posterior.adapt(many)
 
     torch.testing.assert_close(in_pieces.effective_size, at_once.effective_size)

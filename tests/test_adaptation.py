@@ -105,7 +105,7 @@ def test_without_observations_it_is_the_population() -> None:
 
 def test_by_nuts_it_is_the_same() -> None:
     new = population(2, 3, 7, "new")
-    adapted = joint().adapt(new)
+    adapted = joint().adapt(new, method="nuts")
 
     assert adapted.method == "nuts"
     for t in range(2):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Result", "Weighed", "in_pieces", "weigh"]
 
 FEWEST_FOR_K_HAT = 21
+PIECE_NUMBERS = 4_000_000
 MOST_DRAWS, FEWEST_DRAWS, NUMBERS = 1000, 25, 250_000
 
 
@@ -136,9 +137,9 @@ class Problem:
         return replace(self, pick=self.pick[torch.linspace(0, len(self.pick) - 1, most).round().long()])
 
 
-def in_pieces(problem: Problem, numbers: int, run: Callable[[Problem], Result], most: int = 4_000_000) -> Result:
-    """`run` on so many tasks at a time that about `most` numbers are alive, each task and draw needing `numbers`."""
-    count = max(1, most // max(1, numbers * len(problem.pick)))
+def in_pieces(problem: Problem, numbers: int, run: Callable[[Problem], Result]) -> Result:
+    """`run` on so many tasks at a time that memory stays bounded, each task and draw needing so many numbers."""
+    count = max(1, PIECE_NUMBERS // max(1, numbers * len(problem.pick)))
     everything = torch.arange(len(problem.known))
     if count >= len(everything):
         return run(problem)
