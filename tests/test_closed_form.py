@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 import bayesmeta as bm
-from bayesmeta.evidence import Own, choose, kind
+from bayesmeta.evidence import Joint, Own, choose, kind
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates
 from bayesmeta.infer.laplace import Laplace
 from bayesmeta.program import Row
@@ -67,7 +68,8 @@ def line_log_z(phi: Phi, row: Row) -> Tensor:
 
 def line_theta(phi: Phi, row: Row, z: Tensor) -> Tensor:
     mean, covariance = conditional(phi, row)
-    return mean + torch.linalg.cholesky(covariance) @ z
+    drawn: Tensor = mean + torch.linalg.cholesky(covariance) @ z
+    return drawn
 
 
 def line_predictive(phi: Phi, row: Row, x: Tensor) -> Any:
@@ -85,7 +87,8 @@ def masked_log_prob(mean: Tensor, covariance: Tensor, sigma: Tensor, row: Row) -
     white = torch.linalg.solve_triangular(root, torch.where(row.mask, row.y - mean, 0.0).unsqueeze(-1), upper=False)
     count = row.mask.sum()
     log_det = root.diagonal(dim1=-2, dim2=-1).log().sum()
-    return -0.5 * (white.square().sum() + count * torch.log(torch.tensor(2 * torch.pi))) - log_det
+    log_prob: Tensor = -0.5 * (white.square().sum() + count * math.log(2 * math.pi)) - log_det
+    return log_prob
 
 
 LINE = bm.ClosedForm(log_z=line_log_z, theta=line_theta, predictive=line_predictive, road="own: a line", numbers=2)
@@ -139,6 +142,7 @@ def test_log_z_is_that_of_the_generic_route(sizes: tuple[int, ...]) -> None:
 
     assert isinstance(own, Own)
     assert (kind(own), kind(generic), own.road) == ("own", "exact", "own: a line")
+    assert not isinstance(generic, Joint)
     torch.testing.assert_close(log_evidence(own, points()), log_evidence(generic, points()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -26,10 +27,10 @@ def linear(inputs: int, outputs: int) -> nn.Module:
         return nn.Linear(inputs, outputs)
 
 
-def sampled(network: Network) -> tuple[dict[str, Tensor], dict[str, dist.Distribution]]:
+def sampled(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        trace = poutine.trace(network.sample).get_trace()
+        trace: Any = poutine.trace(network.sample).get_trace()
     sites = {name: site["fn"] for name, site in trace.nodes.items() if site["type"] == "sample"}
     return trace.nodes["_RETURN"]["value"], sites
 

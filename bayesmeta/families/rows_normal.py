@@ -9,13 +9,15 @@ matrix-normal, in k outputs. Its density costs a Cholesky factor of the smaller 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 __all__ = ["RowsNormal", "cholesky", "log_rows", "whitened"]
+
+Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 
 class RowsNormal(TorchDistribution):
@@ -61,16 +63,17 @@ class RowsNormal(TorchDistribution):
         mask = torch.ones_like(self.scale, dtype=torch.bool)
         return log_rows(whitened(away, self.root), self.factor, self.scale, self.root, mask)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (torch's own signature)
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draws of Y."""
         outputs = self.root.shape[-1]
         lead = torch.Size(sample_shape) + self.batch_shape
         z = torch.randn(*lead, self.factor.shape[-1], outputs, dtype=self.loc.dtype)
         noise = torch.randn(*lead, self.factor.shape[-2], outputs, dtype=self.loc.dtype)
         away = (self.factor @ z + self.scale.unsqueeze(-1) * noise) @ self.root.mT
-        return self.loc + (away.squeeze(-1) if self._one else away)
+        drawn: Tensor = self.loc + (away.squeeze(-1) if self._one else away)
+        return drawn
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  (the same)
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
         """Draws of Y, not differentiable."""
         with torch.no_grad():
             return self.rsample(sample_shape)
@@ -80,7 +83,8 @@ def whitened(away: Tensor, root: Tensor) -> Tensor:
     """E S'⁻¹ of E (..., n, k): outputs that are independent and have noise of sd one."""
     if root.shape[-1] == 1:
         return away / root
-    return torch.linalg.solve_triangular(root, away.mT, upper=False).mT
+    white: Tensor = torch.linalg.solve_triangular(root, away.mT, upper=False).mT
+    return white
 
 
 def log_rows(white: Tensor, factor: Tensor, scale: Tensor, root: Tensor, mask: Tensor) -> Tensor:
@@ -100,7 +104,8 @@ def log_rows(white: Tensor, factor: Tensor, scale: Tensor, root: Tensor, mask: T
     log_det = 2 * lower.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 2 * (real * scale.log()).sum(-1)
     count = real.sum(-1)
     between = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * (square + outputs * log_det + count * (between + outputs * math.log(2 * math.pi)))
+    total: Tensor = square + outputs * log_det + count * (between + outputs * math.log(2 * math.pi))
+    return -0.5 * total
 
 
 def cholesky(matrix: Tensor) -> Tensor:
