@@ -6,7 +6,6 @@ Vectorised, one observation per row of the frame: five million rows are read in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,41 +15,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from bayesmeta.arrays import Flat, FloatArray, IntArray, as_names, offsets_of
+from bayesmeta.columns import Columns
 from bayesmeta.errors import DataError, UnknownNameError, unknown
 
-__all__ = ["Columns", "columns_of", "read_frame"]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """How the columns of a data frame are used. `x` as text gives x of shape (n,), as a tuple (n, d)."""
-
-    task: str
-    x: str | tuple[str, ...] | None
-    y: str
-    context: tuple[str, ...] = ()
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the input columns, however many."""
-        return (self.x,) if isinstance(self.x, str) else (self.x or ())
-
-
-def columns_of(task: str, x: str | Sequence[str] | None, y: str, context: str | Sequence[str] | None) -> Columns:
-    """The columns as a user names them, checked for what no frame can mend."""
-    columns = Columns(
-        task=task,
-        x=x if x is None or isinstance(x, str) else tuple(x),
-        y=y,
-        context=(context,) if isinstance(context, str) else tuple(context or ()),
-    )
-    for role, used in (("task", (task,)), ("x", columns.inputs), ("context", columns.context)):
-        if y in used:
-            raise DataError(
-                f"{role}: column {y!r} is y as well, and a task would be predicted from its own response; "
-                "name another column"
-            )
-    return columns
+__all__ = ["read_frame"]
 
 
 def read_frame(df: pd.DataFrame, columns: Columns, *, missing_y: bool = False) -> Flat:

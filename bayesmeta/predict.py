@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -36,6 +35,9 @@ from bayesmeta.query import query_tasks
 from bayesmeta.sites import Meeting
 from bayesmeta.tasks import Padded, Tasks
 from bayesmeta.threads import one_thread
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Predictive", "query_tasks"]
 
@@ -146,6 +148,8 @@ class Predictive:
         """A long table: task, row, mean, sd, lower, upper."""
         if self.query.y.dim() > 1:
             raise NotAvailableError("frame() is for observations of one number each")
+        import pandas as pd
+
         lower, upper = self.interval(level)
         sizes = self.query.sizes
         keep = torch.arange(int(sizes.max()) if len(sizes) else 0) < sizes.unsqueeze(-1)

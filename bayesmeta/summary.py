@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from torch import Tensor
 
 from bayesmeta.sites import Site, Sites, element_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ess", "labels", "overview", "r_hat", "summarise"]
 
@@ -44,6 +46,8 @@ def summarise(
         effective_size: Effective number of draws where they come from importance weights: they form no chain, so
             that R-hat is NaN and effective sizes are this number.
     """
+    import pandas as pd
+
     parts = [_rows(tensor, shape, labels[name], effective_size) for name, tensor in values.items()]
     return pd.concat(parts) if parts else pd.DataFrame(columns=list(COLUMNS))
 
@@ -55,6 +59,8 @@ def overview(
 
     Such a row has the mean, sd and quantiles of all its elements' draws taken together, and no effective size.
     """
+    import pandas as pd
+
     if sum(site.size for site in sites) <= MOST_ROWS:
         return summarise(values, shape, {site.name: labels(site) for site in sites}, effective_size)
     parts = []
@@ -72,6 +78,8 @@ def _rows(
     tensor: Tensor, shape: Sequence[int], names: Sequence[str], effective_size: float | None = None
 ) -> pd.DataFrame:
     """The rows of one site's elements, from draws (S, ...)."""
+    import pandas as pd
+
     draws = tensor.reshape(shape[0] * shape[1], -1).numpy()
     table = pd.DataFrame(index=pd.Index(names), columns=list(COLUMNS), dtype=np.float64)
     table["mean"] = draws.mean(0)

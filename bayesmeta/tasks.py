@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
@@ -30,9 +29,12 @@ from bayesmeta.arrays import (
     read_arrays,
     read_lists,
 )
+from bayesmeta.columns import Columns, columns_of
 from bayesmeta.errors import DataError, OptionError, UnknownNameError, unknown
-from bayesmeta.frames import Columns, columns_of, read_frame
 from bayesmeta.padding import Padded, pad
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Columns", "Padded", "Task", "Tasks", "split_missing"]
 
@@ -120,6 +122,8 @@ class Tasks:
             UnknownNameError: a column is not in the frame.
             DataError: a column is not numeric, a value is NaN or infinite, or a context varies within a task.
         """
+        from bayesmeta.frames import read_frame
+
         columns = columns_of(task, x, y, context)
         return Tasks(*read_frame(df, columns), columns)
 
@@ -362,6 +366,8 @@ def split_missing(df: pd.DataFrame, columns: Columns) -> tuple[Tasks, Tasks]:
     Both have all tasks of the table, in order of first appearance, some perhaps without observations; the
     query's y is NaN. Everything but the response is checked as in `Tasks.from_frame`.
     """
+    from bayesmeta.frames import read_frame
+
     tasks = Tasks(*read_frame(df, columns, missing_y=True), columns)
     missing = torch.isnan(tasks.y)
     return tasks._rows(~missing), tasks._rows(missing)

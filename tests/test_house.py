@@ -19,7 +19,7 @@ PACKAGE = ROOT / "bayesmeta"
 ROOMS = (
     {"errors"},
     {"normals", "psis", "quantiles", "threads", "track"},
-    {"arrays", "frames", "padding", "query", "showing", "streams", "tasks"},
+    {"arrays", "columns", "frames", "padding", "query", "showing", "streams", "tasks"},
     {"data"},
     {"centring", "closed_form", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
     {"arguments", "constant", "plates", "reading", "plated", "hierarchy"},
@@ -30,7 +30,10 @@ ROOMS = (
     {"likelihood", "fingerprint"},
     {"draws", "summary"},
     {"infer"},
-    {"observation", "predict"},  # below adapt, as the plain Draws are below infer: `adapted.predict` only forwards to it
+    {
+        "observation",
+        "predict",
+    },  # below adapt, as the plain Draws are below infer: `adapted.predict` only forwards to it
     {"adapt"},
     {"meta", "families"},
     {"diagnose", "export", "plot"},

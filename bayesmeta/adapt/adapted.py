@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,7 +17,11 @@ from bayesmeta.evidence.conditional import constrained
 from bayesmeta.mapping import over_draws
 from bayesmeta.predict import Predictive, query_tasks
 from bayesmeta.program import Program
+from bayesmeta.sites import element_labels
 from bayesmeta.tasks import Tasks
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Adapted"]
 
@@ -115,14 +118,14 @@ class Adapted:
 
     def summary(self, level: float = 0.9) -> pd.DataFrame:
         """One row per task and element of θ: mean, sd and the central interval of that level."""
+        import pandas as pd
+
         rows = []
         for name, values in self.theta.items():
             flat = values.reshape(*values.shape[:2], -1)
             tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
             lower, upper = torch.quantile(flat, tail, dim=0)
             site = next(site for site in self._program.structure.theta if site.name == name)
-            from bayesmeta.sites import element_labels
-
             for k, label in enumerate(element_labels(name, site.shape)):
                 for t, task in enumerate(self.names):
                     column = flat[:, t, k]
