@@ -10,14 +10,14 @@ from dataclasses import replace
 from functools import cached_property
 from html import escape
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from bayesmeta.adapt import Adapted, Config, adapt, check_like
 from bayesmeta.diagnose.verdict import Verdict, judge, labelled
 from bayesmeta.draws import Draws, Info
-from bayesmeta.errors import NotAvailableError
+from bayesmeta.errors import NotAvailableError, OptionError, unknown
 from bayesmeta.evidence import Collapsed, Joint
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates, theta_values
 from bayesmeta.hierarchy import Hierarchy
@@ -135,11 +135,23 @@ class Posterior:
         method: str | Config = "auto",
         options: Config | Mapping[str, Any] | None = None,
         draws: int | None = None,
+        strangers: Literal["warn", "ignore"] = "warn",
         seed: int = 0,
         progress: bool = False,
     ) -> Adapted:
-        """θ of new tasks, p(θ_new | D_new, D), without a refit. See `bayesmeta.adapt.adapt`."""
-        return adapt(self, tasks, method=method, options=options, draws=draws, seed=seed, progress=progress)
+        """θ of new tasks, p(θ_new | D_new, D), without a refit. See `bayesmeta.adapt.adapt`.
+
+        Tasks that do not belong to the population are warned of, where a glance of some 20 milliseconds is enough
+        to tell (linear-Gaussian tasks); ``strangers="ignore"`` saves it. `novelty` takes a closer look.
+        """
+        if strangers not in ("warn", "ignore"):
+            raise OptionError(unknown("strangers", strangers, ("warn", "ignore")))
+        adapted = adapt(self, tasks, method=method, options=options, draws=draws, seed=seed, progress=progress)
+        if strangers == "warn":
+            from bayesmeta.diagnose.novelty import warn_of_strangers
+
+            warn_of_strangers(self, adapted)
+        return adapted
 
     def update(self, tasks: Tasks, *, move: bool = True, seed: int = 0, progress: bool = False) -> Posterior:
         """The posterior of the tasks of the fit and of these together, without a refit. See `bayesmeta.update`."""

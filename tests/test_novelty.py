@@ -16,7 +16,7 @@ from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta.diagnose.novelty_ranks import strangers_at_a_glance
-from bayesmeta.errors import DataError, HierarchyError, NotAvailableError, OptionError
+from bayesmeta.errors import BayesmetaWarning, DataError, HierarchyError, NotAvailableError, OptionError
 from bayesmeta.evidence import Joint
 from tests.scenarios import beta_binomial
 from tests.truth import Array
@@ -221,6 +221,33 @@ def test_only_strangers_are_seen_at_a_glance() -> None:
     assert "far" in found
     assert "3" not in found, "a task of the fit"
     assert len(found) <= 3
+
+
+def test_adapting_to_a_stranger_warns() -> None:
+    """Levels far out, of a population so well known that their k-hat is low; and only where it is wanted."""
+
+    def hyperprior() -> Tensor:
+        return pyro.sample("mu", dist.Normal(0.0, 5.0))
+
+    def task(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi, 1.0))
+        return pyro.sample("y", dist.Normal(theta + 0 * x, 0.5).to_event(1), obs=y)
+
+    rng = np.random.default_rng(3)
+    ys = list(rng.normal(1.0, 1.0, (200, 1)) + 0.5 * rng.normal(size=(200, 3)))
+    posterior = bm.fit(
+        bm.Hierarchy(hyperprior, task), bm.Tasks.from_lists([np.zeros(3)] * 200, ys), bm.Laplace(), progress=False
+    )
+    new = bm.Tasks.from_lists([np.zeros(3)] * 2, [[1.0, 1.5, 0.3], [9.0, 9.5, 8.7]], names=["usual", "far"])
+
+    with pytest.warns(BayesmetaWarning, match=r"1 of 2 tasks \(\['far'\]\) are far less likely than those of the"):
+        warned = posterior.adapt(new)
+    assert float(warned.k_hat.max()) < 0.7
+    ignored = posterior.adapt(new, strangers="ignore")
+    assert torch.equal(ignored.theta_coordinates, warned.theta_coordinates)
+    posterior.adapt(new[:1])
+    with pytest.raises(OptionError, match="unknown strangers 'no'; valid: 'warn', 'ignore'"):
+        posterior.adapt(new, strangers="no")  # type: ignore[arg-type]
 
 
 # --- refusals -----------------------------------------------------------------------------------------------

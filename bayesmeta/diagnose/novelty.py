@@ -12,6 +12,7 @@ Two more ranks, of statistics of the task's own θ, say which part is strange: `
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -21,17 +22,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bayesmeta.adapt import check_like
-from bayesmeta.diagnose.novelty_ranks import ranks_of
-from bayesmeta.errors import OptionError
+from bayesmeta.adapt import Adapted, check_like
+from bayesmeta.diagnose.novelty_ranks import ranks_of, strangers_at_a_glance
+from bayesmeta.errors import BayesmetaWarning, OptionError
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["Novelty", "novelty"]
+__all__ = ["Novelty", "novelty", "warn_of_strangers"]
 
 LEVEL = 0.01
+K_HAT = 0.7
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,6 +152,21 @@ def novelty(
     check_like(posterior.tasks, tasks)
     ranks = ranks_of(posterior, tasks, replicates, seed=seed, progress=progress)
     return Novelty(tasks.names, *ranks, sizes=tasks.sizes, replicates=replicates)
+
+
+def warn_of_strangers(posterior: Posterior, adapted: Adapted) -> None:
+    """Say which of the tasks adapted to do not belong, where a glance tells and their k-hat has not said so already."""
+    follow = (adapted.k_hat <= K_HAT).tolist()
+    keep = [t for t, one in enumerate(follow) if one]
+    found = strangers_at_a_glance(posterior, adapted.tasks[keep]) if keep else []
+    if found:
+        warnings.warn(
+            f"{len(found)} of {len(adapted)} tasks ({found[:5]}) are far less likely than those of the population: "
+            "what is predicted of them leans on a population that they do not belong to; posterior.novelty(tasks) says what "
+            "is strange about them, strangers='ignore' that they are meant to be there",
+            BayesmetaWarning,
+            stacklevel=3,
+        )
 
 
 def _check_level(level: float) -> None:

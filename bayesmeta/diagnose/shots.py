@@ -152,6 +152,7 @@ def shots(
                 _first(simulated.support, count),
                 method=method,
                 draws=min(draws, len(posterior.phi_coordinates)),
+                strangers="ignore",
                 seed=seed,
                 progress=False,
             )
