@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +52,7 @@ def adapt(
             ``"laplace"`` and ``"nuts"``, and says why in `Adapted.reason`.
         options: Settings of the method, as its config or by name: ``{"steps": 5}``.
         draws: How many draws of φ to use, evenly spaced over the posterior's; all by default. Some methods take
-            no more than 1,000.
+            no more than 1,000. Members of an ensemble are used as often as it takes.
         seed: Seeds everything random.
         progress: Show the progress of what takes long.
 
@@ -63,9 +64,14 @@ def adapt(
     name, config = method_of(method, options)
     check_like(posterior.tasks, tasks)
     known, before = observations(posterior.tasks, tasks)
-    pick = _evenly(len(posterior.phi_coordinates), draws)
+    members = posterior.info.inference.get("back_end") == "ensemble"
+    pick = _evenly(len(posterior.phi_coordinates), None if members else draws)
     problem = Problem(posterior, pick, known, before, seed, progress)
+    if members:
+        problem = _over_and_over(problem, draws)
     result, used, reason = _split(problem, name, config)
+    if members:
+        result = _of_members(result, len(pick))
     _warn(known, result)
     return Adapted(
         problem.program,
@@ -107,6 +113,23 @@ def _evenly(available: int, draws: int | None) -> torch.Tensor:
     if not isinstance(draws, int) or not 1 <= draws <= available:
         raise OptionError(f"draws must lie between 1 and {available}, the number of the posterior, got {draws!r}")
     return torch.linspace(0, available - 1, draws).round().long()
+
+
+def _over_and_over(problem: Problem, draws: int | None) -> Problem:
+    """Members of an ensemble as often as it takes: each is one φ, under which draws of θ shall be many."""
+    members, form = len(problem.pick), problem.program.closed_form
+    if draws is not None and (not isinstance(draws, int) or draws < 1):
+        raise OptionError(f"draws must be a whole number of at least 1, got {draws!r}")
+    once = form is not None and form.predictive is not None  # predictions then need no draws of θ
+    count = draws or (members if once else max(members, problem.affordable))
+    return replace(problem, pick=torch.arange(count) % members)
+
+
+def _of_members(result: Result, members: int) -> Result:
+    """The result of an ensemble: of point estimates there is no k-hat, and no more than there are."""
+    repeats = max(1.0, len(result.phi) / members)
+    k_hat = torch.full_like(result.k_hat, torch.nan)
+    return result._replace(k_hat=k_hat, effective_size=result.effective_size / repeats)
 
 
 def _warn(tasks: Tasks, result: Result) -> None:
