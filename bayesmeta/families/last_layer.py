@@ -42,6 +42,7 @@ COVARIANCES = ("full", "diagonal")
 # units of the noise.
 NOISE, NOISE_SPREAD = 0.1, 1.5
 WIDTH_SPREAD = 1.5
+MEAN_SPREAD = 2.0  # of the mean of a weight, in units of its expected size
 SHARE = 2.0  # of the Dirichlet prior of the populations
 EDGE = 1e-12  # labels stay this far from the ends of their cells
 
@@ -158,8 +159,10 @@ class _LastLayer:
         if lead:
             phi["share"] = pyro.sample("share", dist.Dirichlet(torch.full(lead, SHARE)))
         phi["root"] = self._noise()
-        phi["mean"] = pyro.sample("w_mean", dist.Normal(0.0, self.scale).expand([*lead, p, k]).to_event(2 + len(lead)))
-        width = math.log(self.scale / (self.known or NOISE * self.scale) / math.sqrt(p))
+        size = self.scale / math.sqrt(p)  # of one weight, for p features of size one to add up to the scale
+        mean = dist.Normal(0.0, MEAN_SPREAD * size)
+        phi["mean"] = pyro.sample("w_mean", mean.expand([*lead, p, k]).to_event(2 + len(lead)))
+        width = math.log(size / (self.known or NOISE * self.scale))
         sd = pyro.sample("w_scale", dist.LogNormal(width, WIDTH_SPREAD).expand([*lead, p]).to_event(1 + len(lead)))
         lower = torch.eye(p)
         if self.full and p > 1:
