@@ -474,7 +474,7 @@ def test_a_task_that_takes_its_support_is_predicted_given_it() -> None:
 
 def test_a_task_that_does_not_look_at_its_support_is_predicted_from_theta_alone() -> None:
     support = bm.Tasks.from_lists([[0.0, 1.0]], [[0.3, 4.0]], names=["new"])
-    predictive = remembering(False).adapt(support).predict(np.array([1.01, 40.0]))
+    predictive = remembering(False).adapt(support, strangers="ignore").predict(np.array([1.01, 40.0]))
 
     assert torch.allclose(predictive.mean[0, 0], predictive.mean[0, 1])
     assert float(predictive.sd[0, 0]) > 1.0

@@ -162,8 +162,8 @@ def warn_of_strangers(posterior: Posterior, adapted: Adapted) -> None:
     if found:
         warnings.warn(
             f"{len(found)} of {len(adapted)} tasks ({found[:5]}) are far less likely than those of the population: "
-            "what is predicted of them leans on a population that they do not belong to; posterior.novelty(tasks) says what "
-            "is strange about them, strangers='ignore' that they are meant to be there",
+            "what is predicted of them leans on a population that they do not belong to; posterior.novelty(tasks) says "
+            "what is strange about them, and strangers='ignore' saves the look",
             BayesmetaWarning,
             stacklevel=3,
         )
