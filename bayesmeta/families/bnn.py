@@ -8,8 +8,8 @@ Where a prior sd s_j is learnt to be small the weight is shared by all tasks, wh
 themselves: which layers adapt is not decided beforehand. (Amit, Meir 2018, "Meta-learning by adjusting priors based
 on extended PAC-Bayes theory"; Ravi, Beatson 2019, "Amortized Bayesian meta-learning".)
 
-θ is long, and φ twice as long: fit it by variational inference over both, `SVI(evidence="joint")`, and adapt by
-gradients or by Laplace's approximation.
+θ is long, and φ twice as long: fit it by variational inference, `SVI(guide="map", evidence="joint")`, with a point for
+φ and a normal for the θ of each task; adapt by gradients or by Laplace's approximation.
 """
 
 from __future__ import annotations

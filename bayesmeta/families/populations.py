@@ -22,7 +22,7 @@ from torch.distributions.transforms import Transform
 __all__ = ["OrderedRows", "Populations"]
 
 
-class OrderedRows(TorchDistribution):  # type: ignore[misc]  # Pyro has no types for it
+class OrderedRows(TorchDistribution):
     """K rows of independent normals, sorted by one element.
 
     Args:
@@ -56,7 +56,7 @@ class OrderedRows(TorchDistribution):  # type: ignore[misc]  # Pyro has no types
         return torch.take_along_dim(rows, order.unsqueeze(-1), -2)
 
 
-class _Ascending(constraints.Constraint):  # type: ignore[misc]  # torch has no types for it
+class _Ascending(constraints.Constraint):
     """Matrices (K, p) of which one column ascends; coordinates are counted from `loc` in units of `scale`."""
 
     event_dim = 2
@@ -78,11 +78,8 @@ class _Sorting(Transform):
     def __init__(self, support: _Ascending) -> None:
         super().__init__()
         self.support = support
+        self.codomain = support
         self.ordered = OrderedTransform()
-
-    @property
-    def codomain(self) -> Any:
-        return self.support
 
     def _call(self, x: Tensor) -> Tensor:
         return self.support.loc + self.support.scale * self._with(x, self.ordered(x[..., self.support.element]))
@@ -102,12 +99,10 @@ class _Sorting(Transform):
         return torch.where(chosen, column.unsqueeze(-1), matrix)
 
 
-@biject_to.register(_Ascending)
-def _sorting(support: _Ascending) -> _Sorting:
-    return _Sorting(support)
+biject_to.register(_Ascending, _Sorting)
 
 
-class Populations(TorchDistribution):  # type: ignore[misc]  # Pyro has no types for it
+class Populations(TorchDistribution):
     """θ of a task that comes from one of K populations, nobody knows which.
 
     Args:
