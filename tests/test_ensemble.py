@@ -262,6 +262,30 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rate_at(dataclasses.replace(config, schedule="constant", warmup=0.0), 99) == 0.1
 
 
+def test_a_member_that_steps_out_of_the_model_goes_back() -> None:
+    """log Z = log(1 - a²) has its top at zero, and is NaN outside of (-1, 1)."""
+
+    def hyperprior() -> Tensor:
+        value: Tensor = pyro.sample("a", dist.Normal(0.0, 0.5))
+        return value
+
+    def task(a: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return pyro.sample("y", dist.Normal(a, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+    form = bm.ClosedForm(
+        log_z=lambda a, row: torch.log1p(-a * a), predictive=lambda a, row, x: dist.Normal(a, 1.0).expand([len(x)])
+    )
+    tasks = bm.Tasks.from_lists(None, [[0.0]] * 4)
+    target = Target(choose(bm.Hierarchy(hyperprior, task, evidence=form).program(tasks), tasks))
+    config = bm.Ensemble(members=8, steps=200, learning_rate=8.0, warmup=0.0)
+    draws = run(target, config, seed=1, progress=False)
+    evidence = draws.curves["evidence"]
+
+    assert int(np.isnan(evidence).sum()) > 5
+    assert bool((draws.u.abs() < 0.3).all())
+    assert any("went back" in line for line in draws.log)
+
+
 # --- early stopping, Ctrl-C, checkpoints --------------------------------------------------------------------
 
 

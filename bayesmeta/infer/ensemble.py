@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.draws import Draws
-from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
+from bayesmeta.errors import BayesmetaWarning, OptionError, unknown
 from bayesmeta.evidence import METHODS, Collapsed, Joint
 from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.fingerprint import fingerprint
@@ -124,7 +124,7 @@ def run(
 
     Raises:
         OptionError: θ is not integrated out, or the settings do not go with the tasks.
-        BayesmetaError: No starting point of finite evidence, or the evidence was finite for no member at the end.
+        BayesmetaError: No starting point of finite evidence was found for some member.
         FileFormatError: The checkpoint is of another run.
     """
     begin = time.perf_counter()
@@ -148,9 +148,11 @@ def run(
         trainer = Trainer(config, density, feed, scales(draws), look, keep, _moves(step))
         state = trainer.run(state, history)
         keep(state, history)
-    _check_end(history, config)
+        members = trainer.settled(state)
+    if history.interrupted:
+        _warn_interrupted(state, config)
     return Draws(
-        _members(state, look).unsqueeze(0),
+        members.unsqueeze(0),
         interrupted=history.interrupted,
         seconds=time.perf_counter() - begin,
         effective_size=float(config.members),
@@ -222,26 +224,13 @@ def _moves(step: Callable[..., object]) -> Callable[[int, str], None]:
     return watch
 
 
-def _members(state: State, look: object) -> Tensor:
-    """The members (M, q): at their best on what was watched, else as they are."""
-    if look is None:
-        return state.u
-    return torch.where(torch.isfinite(state.score).unsqueeze(1), state.best, state.u)
-
-
-def _check_end(history: History, config: Ensemble) -> None:
-    if history.evidence and not bool(torch.isfinite(history.evidence[-1]).any()):
-        raise BayesmetaError(
-            "the evidence was finite for no member at the end of training: lower learning_rate, or narrow the "
-            "hyperprior"
-        )
-    if history.interrupted:
-        warnings.warn(
-            f"training was interrupted after {len(history.evidence):,} of {config.steps:,} steps: members are as they "
-            "were at their best until then",
-            BayesmetaWarning,
-            stacklevel=4,
-        )
+def _warn_interrupted(state: State, config: Ensemble) -> None:
+    warnings.warn(
+        f"training was interrupted after {state.step:,} of {config.steps:,} steps: members are as they were then, or "
+        "at their best until then where tasks are watched",
+        BayesmetaWarning,
+        stacklevel=4,
+    )
 
 
 def _curves(history: History, config: Ensemble) -> dict[str, Any]:
@@ -269,7 +258,8 @@ def _sentences(
         recent = torch.stack(history.evidence[-max(1, len(history.evidence) // 10) :]).nanmean(0)
         said.append(f"log Z in the last tenth of the steps: {_range(recent)} nats per task")
         failed = int((~torch.isfinite(torch.stack(history.evidence))).any(1).sum())
-        said += [f"{failed:,} steps had an evidence that was not finite for some member"] if failed else []
+        if failed:
+            said.append(f"{failed:,} steps led a member to where the evidence is not finite, and it went back")
     if history.validation:
         end = "it rose no longer, and training ended" if over else "the steps were used up before it stopped rising"
         said.append(f"log Z of validation tasks at best: {_range(state.score)} nats per task; {end}")

@@ -3,7 +3,8 @@
 Steps are taken in prior standard deviations of φ, so that a learning rate means the same for the weights of a
 network, an intercept of 250 and a scale of .02; the log posterior is counted in nats per task, so that it means the
 same for ten tasks and for a million. The state is replaced as a whole after each step: an interruption, wherever it
-comes, leaves a state that training can go on from.
+comes, leaves a state that training can go on from. A member that steps to where the evidence or its gradient is not
+finite goes back to where it was, without its momentum.
 
 Adam: Kingma, Ba 2015. The learning rate rises over a warm-up and goes down a schedule.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +42,7 @@ class State:
 
     Attributes:
         u: Coordinates of φ of all members (M, q).
+        safe: The last ones at which evidence and gradient were finite (M, q).
         first, second: Adam's moments (M, q).
         step: Steps taken.
         best: Coordinates at the best validation evidence so far (M, q).
@@ -49,6 +51,7 @@ class State:
     """
 
     u: Tensor
+    safe: Tensor
     first: Tensor
     second: Tensor
     step: int
@@ -83,7 +86,7 @@ class History:
 def first_state(u: Tensor) -> State:
     """The state before the first step, with members at u (M, q)."""
     zero = torch.zeros_like(u)
-    return State(u, zero, zero, 0, u, torch.full((len(u),), -math.inf, dtype=u.dtype), 0)
+    return State(u, u, zero, zero, 0, u, torch.full((len(u),), -math.inf, dtype=u.dtype), 0)
 
 
 def rate_at(config: Ensemble, step: int) -> float:
@@ -121,7 +124,7 @@ class Trainer:
         with _until_interrupted(history):
             while state.step < config.steps and not self.over(state):
                 evidence, grad = self.density(state.u, self.feed.part(state.step))
-                moved = self.advanced(state, grad)
+                moved = self.advanced(state, torch.where(torch.isfinite(evidence).unsqueeze(1), grad, torch.nan))
                 history.evidence.append(evidence)
                 if moved.step % config.every == 0 or moved.step == config.steps:
                     moved = self._looked(moved, history)
@@ -138,7 +141,7 @@ class Trainer:
         return self.look is not None and state.idle >= self.config.patience
 
     def advanced(self, state: State, grad: Tensor) -> State:
-        """The state one step on, given gradients (M, q) of the log posterior per task; none for what is not finite."""
+        """The state one step on, given gradients (M, q) of the log posterior per task, some perhaps not finite."""
         ascent = grad * self.scale
         if self.config.repulsion:
             ascent = repelled(state.u / self.scale, ascent, 1 / self.feed.total)
@@ -146,12 +149,19 @@ class Trainer:
         usable = torch.isfinite(norm)
         ascent = torch.where(usable, ascent * (self.config.clip / norm).clamp(max=1.0), 0.0)
         count = state.step + 1
-        first = torch.where(usable, torch.lerp(ascent, state.first, BETAS[0]), state.first)
+        first = torch.where(usable, torch.lerp(ascent, state.first, BETAS[0]), 0.0)
         second = torch.where(usable, torch.lerp(ascent.square(), state.second, BETAS[1]), state.second)
         mean, square = first / (1 - BETAS[0] ** count), second / (1 - BETAS[1] ** count)
         step = rate_at(self.config, state.step) * mean / (square.sqrt() + EPS)
-        u = torch.where(usable, state.u + self.scale * step, state.u)
-        return State(u, first, second, count, state.best, state.score, state.idle)
+        u = torch.where(usable, state.u + self.scale * step, state.safe)
+        safe = torch.where(usable, state.u, state.safe)
+        return replace(state, u=u, safe=safe, first=first, second=second, step=count)
+
+    def settled(self, state: State) -> Tensor:
+        """The members (M, q): at their best on what was watched, else where their evidence was finite last."""
+        evidence, _ = self.density(state.u, self.feed.part(max(0, state.step - 1)))
+        u = torch.where(torch.isfinite(evidence).unsqueeze(1), state.u, state.safe)
+        return torch.where(torch.isfinite(state.score).unsqueeze(1), state.best, u)
 
     def _looked(self, state: State, history: History) -> State:
         """The state after a look at the validation tasks."""
@@ -165,7 +175,7 @@ class Trainer:
         best = torch.where(better.unsqueeze(-1), state.u, state.best)
         idle = 0 if bool(better.any()) else state.idle + 1
         reached = torch.where(better, compared, state.score)
-        return State(state.u, state.first, state.second, state.step, best, reached, idle)
+        return replace(state, best=best, score=reached, idle=idle)
 
 
 def _words(history: History) -> str:
