@@ -38,8 +38,9 @@ class Adapted:
             the draws can follow, and a refit with it is due. -inf where all weights are equal, inf where there are
             too few draws to tell.
         effective_size: Effective number of draws of φ per task (T,).
-        k_hat_theta: Pareto k-hat of θ given φ per task (T,): above 0.7 θ is not what the method takes it for.
-            -inf where nothing is approximated, inf where θ has no width at all.
+        k_hat_theta: Pareto k-hat of the weights of φ and θ together per task (T,), where θ comes from an
+            approximation: above 0.7, and `k_hat` below, θ is not what the method takes it for. -inf where nothing
+            is approximated, inf where θ has no width at all.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 The evidence of the fit, where θ was integrated out. After a joint fit: the closed form where there is one; else
 Laplace's method, corrected, for every task where searches from several starts end at one mode and k-hat says that
-its proposals follow; else NUTS. A network's weights are too many for either, and are adapted by gradient steps.
+its proposals follow; else NUTS. A network's weights are too many for any of them, and are adapted by gradient steps.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def adapt_auto(problem: Problem) -> Chosen:
         if name == "laplace":
             return Chosen(laplace.run(problem, laplace.Laplace()), name, "as in the fit, and corrected")
         return Chosen(adapt_collapsed(problem, evidence), name, "as in the fit")
-    closed = exact.find_evidence(problem)
-    if closed is not None:
-        why = "the fit was joint, but log p(y, θ | φ) is quadratic in θ"
-        return Chosen(adapt_collapsed(problem, closed), "exact", why)
     structure = problem.program.structure
     if structure.theta.size > MOST_CORRECTED and structure.vectorised:
         why = f"θ has {structure.theta.size} coordinates, too many for proposals or NUTS"
         return Chosen(gradient.run(problem, gradient.Gradient()), "gradient", why)
+    closed = exact.find_evidence(problem)
+    if closed is not None:
+        why = "the fit was joint, but log p(y, θ | φ) is quadratic in θ"
+        return Chosen(adapt_collapsed(problem, closed), "exact", why)
     if not structure.vectorised:
         return Chosen(nuts.run(problem, nuts.NUTS()), "nuts", "the task cannot be vectorised, as Laplace's method asks")
     return _laplace_or_nuts(problem)
@@ -67,7 +67,8 @@ def _laplace_or_nuts(problem: Problem) -> Chosen:
     except (HierarchyError, RuntimeError):  # no derivatives, or none that are finite
         good, found = torch.zeros(len(problem.known), dtype=torch.bool), None
     if found is not None:
-        good = good & (found.k_hat_theta <= K_HAT_LIMIT) & torch.isfinite(found.theta).all(-1).all(0)
+        follows = (found.k_hat_theta <= K_HAT_LIMIT) | (found.k_hat > K_HAT_LIMIT)  # a refit is due, not NUTS
+        good = good & follows & torch.isfinite(found.theta).all(-1).all(0)
     if found is not None and bool(good.all()):
         return Chosen(found, "laplace", f"one mode, and k-hat of θ at most {float(found.k_hat_theta.max()):.2f}")
     bad = torch.nonzero(~good).squeeze(-1)

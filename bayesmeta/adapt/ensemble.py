@@ -7,7 +7,7 @@ for p(θ | φ_s, D_t). What follows is the same. Of K proposals θ_k about the c
 
 is an estimate without bias, so that (φ_s, θ_k) drawn in proportion to w_sk are draws of p(φ, θ | D_t, D), however
 few proposals there are, as the draws of φ become many (the pseudo-marginal argument: Andrieu, Roberts 2009). Two
-Pareto k-hats say whether they do become enough: that of the weights of φ, and that of the weights of θ given φ.
+Pareto k-hats say whether they are enough: that of the weights of φ, and that of all w_sk, of φ and θ together.
 With many coordinates no proposals can follow; θ is then drawn from the Gaussian itself, φ is weighted by its
 integral, and k-hat still says what was missed.
 """
@@ -41,7 +41,8 @@ class Found(NamedTuple):
     Attributes:
         centre: Points (S, T, p).
         spread: The root of the covariance there; None for points without any width.
-        log_z: The Gaussian's integral, log Z_t(φ_s) (S, T); zero where φ is not to be weighted.
+        log_z: The Gaussian's integral, log Z_t(φ_s) (S, T); zero where it is not known.
+        weighted: Whether draws of φ are to be weighted by log Z.
         path: How the centre was come to (steps + 1, S, T, p), if kept.
         note: What should be known about how it went.
     """
@@ -49,6 +50,7 @@ class Found(NamedTuple):
     centre: Tensor
     spread: Spread | None
     log_z: Tensor
+    weighted: bool = True
     path: Tensor | None = None
     note: str = ""
 
@@ -75,15 +77,16 @@ def adapt_about(problem: Problem, find: Find, proposals: int) -> Result:
     density = TaskDensity(problem.program, problem.known, problem.phi)
     found = find(density)
     about = _about(density, found, proposals, generator)
-    log_weights = about.log_z - seen_log_z(problem, find, proposals, generator)
-    pick, k_hat, size = weigh(log_weights, problem)
-    theta, k_hat_theta = about.draw(pick, generator)
-    task = torch.arange(pick.shape[1])
-    under = density.under(problem.phi[pick])
+    offset = seen_log_z(problem, find, proposals, generator)
+    weights = about.log_z - offset if found.weighted else torch.zeros_like(about.log_z)
+    pick, k_hat, size = weigh(weights, problem)
+    theta, k_hat_theta = about.draw(pick, torch.where(problem.unchanged, about.log_z, offset), generator)
     path = found.path
     if path is not None:
+        task = torch.arange(pick.shape[1])
         path = torch.stack([density.centred(step)[pick, task] for step in path])
-    return Result(problem.phi[pick], under.centred(theta), k_hat, size, k_hat_theta, path, found.note)
+    centred = density.under(problem.phi[pick]).centred(theta)
+    return Result(problem.phi[pick], centred, k_hat, size, k_hat_theta, path, found.note)
 
 
 def seen_log_z(problem: Problem, find: Find, proposals: int, generator: torch.Generator) -> Tensor:
@@ -97,10 +100,13 @@ def seen_log_z(problem: Problem, find: Find, proposals: int, generator: torch.Ge
 
 
 class _About(NamedTuple):
-    """log Z_t(φ_s) (S, T), and a function of a choice of φ (S, T) that draws θ (S, T, p) and gives its k-hat (T,)."""
+    """log Z_t(φ_s) (S, T), and how to draw θ (S, T, p) with its k-hat (T,).
+
+    `draw` takes a choice of φ (S, T), what of log Z_t(φ_s) is no weight (S, T), and a generator.
+    """
 
     log_z: Tensor
-    draw: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+    draw: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 def _about(density: TaskDensity, found: Found, proposals: int, generator: torch.Generator) -> _About:
@@ -121,13 +127,13 @@ def _corrected(density: TaskDensity, centre: Tensor, spread: Spread, count: int,
     candidates, log_w = torch.stack(points), torch.stack(weights)
     log_z = torch.logsumexp(log_w, 0) - math.log(count)
 
-    def draw(pick: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(pick: Tensor, offset: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         task = torch.arange(pick.shape[1])
         among = log_w[:, pick, task]
         gumbel = -torch.empty_like(among).exponential_(generator=generator).log()
         chosen = (among + gumbel).argmax(0)
-        relative = among[: max(1, FOR_K_HAT // len(pick))] - log_z[pick, task]
-        return candidates[chosen, pick, task], psis(relative.flatten(0, 1))[1]
+        together = log_w[: max(1, FOR_K_HAT // len(pick))] - offset
+        return candidates[chosen, pick, task], psis(together.flatten(0, 1))[1]
 
     return _About(log_z, draw)
 
@@ -135,7 +141,7 @@ def _corrected(density: TaskDensity, centre: Tensor, spread: Spread, count: int,
 def _plain(density: TaskDensity, found: Found) -> _About:
     """From the Gaussian itself, or the points themselves where they have no width."""
 
-    def draw(pick: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(pick: Tensor, offset: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         centre = found.centre[pick, torch.arange(pick.shape[1])]
         if found.spread is None:
             return centre, torch.full((pick.shape[1],), math.inf, dtype=torch.float64)

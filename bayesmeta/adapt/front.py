@@ -15,7 +15,7 @@ from bayesmeta.adapt.known import check_like, observations
 from bayesmeta.adapt.methods import METHODS, Config, method_of
 from bayesmeta.adapt.population import from_population
 from bayesmeta.adapt.problem import FEWEST_FOR_K_HAT, Problem, Result
-from bayesmeta.errors import BayesmetaWarning, OptionError
+from bayesmeta.errors import BayesmetaWarning, NotAvailableError, OptionError
 from bayesmeta.evidence import Own
 from bayesmeta.tasks import Tasks
 
@@ -104,6 +104,8 @@ def _split(problem: Problem, name: str, config: Any) -> Chosen:
 def _by_method(problem: Problem, name: str, config: Any) -> Chosen:
     if config is None:
         return adapt_auto(problem)
+    if not problem.program.structure.theta.size and name not in ("own", "exact"):
+        raise NotAvailableError(f"method={name!r} is about θ, and the task of this hierarchy has none: use 'auto'")
     return Chosen(METHODS[name].run(problem, config), name, "asked for")
 
 

@@ -113,8 +113,9 @@ def _find(density: TaskDensity, config: Gradient, seed: int) -> Found:
         path = path[stopped, :, torch.arange(density.shape[1])].movedim(-2, 1)
     found = laplace_at(density, end, seed)
     spread = None if config.spread == "none" else found.spread
-    log_z = found.log_z if config.weights == "evidence" else torch.zeros_like(found.log_z)
-    return Found(end, spread, log_z, path if config.path else None, _told(count) if config.held_out else "")
+    weighted = config.weights == "evidence"
+    note = _told(count) if config.held_out else ""
+    return Found(end, spread, found.log_z, weighted, path if config.path else None, note)
 
 
 def _told(count: Tensor) -> str:

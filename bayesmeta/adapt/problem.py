@@ -39,7 +39,8 @@ class Result(NamedTuple):
         theta: Centred coordinates of θ (S, T, p).
         k_hat: Pareto k-hat of the weights of φ (T,).
         effective_size: Effective number of draws of φ (T,).
-        k_hat_theta: Pareto k-hat of the draws of θ given φ, where they come from an approximation; else -inf (T,).
+        k_hat_theta: Pareto k-hat of the weights of φ and θ together, where θ comes from an approximation; else -inf
+            (T,).
         path: Where each draw of θ came from step by step, in centred coordinates (steps + 1, S, T, p), if kept.
         note: What should be known about how it went, a sentence, or nothing.
     """

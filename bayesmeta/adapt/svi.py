@@ -62,12 +62,16 @@ class SVI:
             if getattr(self, name) not in (None, True, False):
                 raise OptionError(f"{name} must be True, False or None, got {getattr(self, name)!r}")
 
+    def proposes(self, p: int) -> int:
+        """How many proposals are made for θ of p coordinates."""
+        return proposals_for(p, self.correct, self.proposals)
+
 
 def run(problem: Problem, config: SVI) -> Result:
     """Draws of φ and θ of each task; fewer than there are of φ, where θ has many coordinates."""
     p = problem.program.structure.theta.size
     problem = problem.thinned(problem.affordable) if p > DENSE else problem
-    proposals = proposals_for(p, config.correct, config.proposals)
+    proposals = config.proposes(p)
 
     def piece(part: Problem) -> Result:
         return adapt_about(part, lambda density: _find(density, config, part.seed), proposals)
@@ -81,7 +85,8 @@ def _find(density: TaskDensity, config: SVI, seed: int) -> Found:
     best = climb(guide.objective, guide.start(density.shape[1]), steps=config.steps).mode
     q = guide.read(best)
     spread = Diagonal(q.scale.unsqueeze(0)) if q.below is None else Root(q.root().unsqueeze(0))
-    return Found(q.centre(guide.away), spread, torch.zeros(density.shape[:2], dtype=torch.float64))
+    unknown = torch.zeros(density.shape[:2], dtype=torch.float64)
+    return Found(q.centre(guide.away), spread, unknown, weighted=config.proposes(density.p) > 0)
 
 
 class _Gaussian(NamedTuple):
