@@ -13,6 +13,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from bayesmeta.families import kernels
 from bayesmeta.families.bnn import bnn
 from bayesmeta.families.gp import gp
@@ -37,3 +41,15 @@ __all__ = [
     "mixture",
     "poisson",
 ]
+
+
+class _Package(ModuleType):
+    """This package: `families.linear` is the function, also after the module of that name was imported once more."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = self.__dict__.get(name)
+        if not (isinstance(value, ModuleType) and known is not None and not isinstance(known, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
