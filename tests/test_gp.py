@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta.evidence import Joint, Own, choose
+from bayesmeta.data.sines import DKTSines
+from bayesmeta.evidence import Joint, Own, Quadrature, choose
 from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.families.gp import gp
 from bayesmeta.families.gp_normal import JointNormal, log_normal, log_normal_first_order
-from bayesmeta.families.kernels import constant, deep, linear, matern52, periodic, rbf
+from bayesmeta.families.kernels import constant, deep, linear, matern52, periodic, rbf, spectral_mixture
 from bayesmeta.target import Target
 
 SIZES = (3, 7, 5, 7, 1, 4)
@@ -309,6 +310,21 @@ def test_a_saved_posterior_predicts_the_same(posterior: bm.Posterior, tmp_path: 
     assert torch.allclose(again.adapt(support).predict(x).sd, posterior.adapt(support).predict(x).sd, rtol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["laplace", "nuts", "gradient", "svi"])
+def test_methods_about_theta_are_refused(posterior: bm.Posterior, method: str) -> None:
+    with pytest.raises(bm.BayesmetaError, match=f"method='{method}' is about θ, and the task of this hierarchy has no"):
+        posterior.adapt(tasks_of((5,), seed=9).with_names(["a"]), method=method)
+
+
+def test_the_other_verbs_take_it(posterior: bm.Posterior) -> None:
+    new = tasks_of((5, 4), seed=9).with_names(["a", "b"])
+
+    assert len(posterior.update(new).tasks) == len(posterior.tasks) + 2
+    assert math.isfinite(posterior.loo().elpd_loo)
+    assert bool((posterior.novelty(new).tail_probability > 0).all())
+    assert 0 < float(bm.score(posterior.adapt(new).predict(new), new).table["value"]["rmse"]) < 0.3
+
+
 # --- the posterior of φ -------------------------------------------------------------------------------------
 
 
@@ -330,6 +346,95 @@ def test_the_posterior_of_two_hyperparameters_is_that_of_a_grid() -> None:
     assert bool((drawn.std(0) / sd - 1).abs().max() < 0.1)
     wrong = torch.softmax(-Target(evidence).log_prob(grid), 0) @ grid  # what a wrong sign would give
     assert bool(((drawn.mean(0) - wrong).abs() > 8 * sd / math.sqrt(size)).any())
+
+
+# --- hyperparameters of a task's own ------------------------------------------------------------------------
+
+
+def varied(tasks: bm.Tasks, **settings: Any) -> bm.Hierarchy:
+    known = {"noise": 0.1, "mean": "zero"} | settings
+    return gp(rbf(amplitude=1.5), varying="rbf_lengthscale", **known)
+
+
+def log_z_by_grid(tasks: bm.Tasks, median: float, spread: float) -> Tensor:
+    """log ∫ N(y; 0, K(ℓ)) p(ℓ) dℓ of each task, by the trapezoid rule over log ℓ."""
+    z = torch.linspace(-7.0, 7.0, 401, dtype=torch.float64)
+    log_weight = dist.Normal(0.0, 1.0).log_prob(z) + math.log(float(z[1] - z[0]))
+    lengthscale = median * torch.exp(spread * z)
+    found = []
+    for task in tasks:
+        away = (task.x[:, None] - task.x) / lengthscale[:, None, None]
+        covariance = 2.25 * torch.exp(-0.5 * away**2) + (0.01 + 2.25e-8) * torch.eye(task.n)
+        law = dist.MultivariateNormal(torch.zeros(task.n, dtype=torch.float64), covariance)
+        found.append(torch.logsumexp(law.log_prob(task.y) + log_weight, 0))
+    return torch.stack(found)
+
+
+def centred(tasks: bm.Tasks) -> bm.Tasks:
+    return bm.Tasks(tasks.x, tasks.y - 3, tasks.offsets, tasks.names)
+
+
+def test_hyperparameters_of_a_task_are_integrated_out_by_quadrature() -> None:
+    tasks = centred(tasks_of((5, 6, 6)))
+    program = varied(tasks).program(tasks)
+    evidence = Quadrature(program, tasks, 17)
+    u = torch.tensor([[math.log(1.2), math.log(0.6)]], dtype=torch.float64)
+
+    assert program.structure.phi.names == ("rbf_lengthscale_median", "rbf_lengthscale_spread")
+    assert program.structure.theta.names == ("rbf_lengthscale",)
+    assert torch.allclose(log_evidence(evidence, u)[0], log_z_by_grid(tasks, 1.2, 0.6), atol=2e-3)
+    assert not torch.allclose(log_evidence(evidence, u)[0], log_z_by_grid(tasks, 1.2, 1.2), atol=2e-2)
+
+
+def test_predictions_take_the_hyperparameters_of_the_task_and_its_support() -> None:
+    tasks = centred(tasks_of((5, 6, 6, 5, 6)))
+    posterior = bm.fit(varied(tasks), tasks, bm.Laplace(draws=100, evidence="laplace"), progress=False)
+    support = centred(tasks_of((4,), seed=9)).with_names(["new"])
+    adapted = posterior.adapt(support)
+    x = torch.tensor([0.5, 2.0, 30.0], dtype=torch.float64)
+    predicted = adapted.predict(x)
+    means = []
+    for lengthscale in adapted.theta["rbf_lengthscale"][:, 0]:
+        both = torch.cat([support.x, x])
+        k = 2.25 * torch.exp(-0.5 * ((both[:, None] - both) / lengthscale) ** 2)
+        gain = torch.linalg.solve(k[:4, :4] + (0.01 + 2.25e-8) * torch.eye(4), k[:4, 4:]).mT
+        means.append(gain @ support.y)
+
+    assert torch.allclose(predicted.mean[0], torch.stack(means).mean(0), rtol=1e-6, atol=1e-8)
+    assert float(predicted.sd[0, 2]) == pytest.approx(math.sqrt(2.25 + 0.01), rel=1e-3)
+    assert predicted.log_prob([torch.zeros(3)], pointwise=True).shape == (1, 3)
+    assert predicted.interval(0.9)[0].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"varying": ["lengthscale"]}, "unknown varying hyperparameter 'lengthscale'"),
+        ({"varying": ["noise"], "noise": 0.1}, "varying='noise' is a known number, 0.1: give it a prior"),
+    ],
+)
+def test_what_varies_must_be_a_hyperparameter_with_a_prior(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(bm.BayesmetaError, match=message):
+        gp(**settings)
+
+
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_sines_are_predicted_nearly_as_well_as_can_be_in_range_and_out_of_it() -> None:
+    """DKT's sines by a spectral kernel, from 60 tasks of 10 points: at most 1.05 and 1.3 times the optimum."""
+    env = DKTSines()
+    train = env.tasks(60, shots=10, seed=0)
+    hierarchy = gp(spectral_mixture(), standardise=train)
+    posterior = bm.fit(hierarchy, train, bm.Auto(draws=400, compile=False), progress=False)
+    for where, most in (("in", 1.05), ("out", 1.3)):
+        support, query = env.tasks(500, shots=5, query=195, seed=1, inputs=where)
+        predicted, best = posterior.adapt(support, draws=100).predict(query), env.optimal(support, query)
+        y = torch.stack([task.y for task in query])
+        ratio = float((predicted.mean - y).square().mean() / (best.mean - y).square().mean())
+        assert ratio < most
+        assert ratio > 0.99
 
 
 # --- errors -------------------------------------------------------------------------------------------------
