@@ -51,7 +51,7 @@ class LeakGuard:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
         yield
-        may_draw = item.get_closest_marker("changes_rng") is not None
+        may_draw = item.get_closest_marker("changes_rng") is not None or _makes_a_network(item)
         leaked = [state for state in STATES if self._changed(state) and not (state.random and may_draw)]
         for state in leaked:
             state.write(self._before[state.name])
@@ -60,6 +60,12 @@ class LeakGuard:
 
     def _changed(self, state: State) -> bool:
         return state.name in self._before and bool(state.read() != self._before[state.name])
+
+
+def _makes_a_network(item: pytest.Item) -> bool:
+    """Whether it is an example in a docstring that makes a module of torch, which draws its weights."""
+    examples = item.dtest.examples if isinstance(item, pytest.DoctestItem) else ()
+    return any("nn." in example.source for example in examples)
 
 
 def _torch() -> Any:
