@@ -352,7 +352,7 @@ def test_the_posterior_of_two_hyperparameters_is_that_of_a_grid() -> None:
 
 
 def varied(tasks: bm.Tasks, **settings: Any) -> bm.Hierarchy:
-    known = {"noise": 0.1, "mean": "zero"} | settings
+    known: dict[str, Any] = {"noise": 0.1, "mean": "zero"} | settings
     return gp(rbf(amplitude=1.5), varying="rbf_lengthscale", **known)
 
 
