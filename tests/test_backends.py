@@ -25,7 +25,7 @@ from tests.truth import Array, Exact, Scenario
 NAMES = ("normal_normal", "paired", "beta_binomial", "poisson_gamma", "skewed")
 
 CHAINS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "nuts": ({"draws": 400, "tune": 200, "chains": 2, "compile": False}, {"draws": 10_000}),
+    "nuts": ({"draws": 400, "tune": 200, "chains": 2, "compile": False}, {"draws": 12_000, "target_accept": 0.95}),
     "nuts-joint": ({"draws": 400, "tune": 200, "chains": 2, "compile": False}, {"draws": 15_000}),
     "hmc-vectorised": ({"draws": 50, "tune": 200, "compile": False}, {"draws": 500}),
     "auto": ({"compile": False}, {"draws": 16_000}),
@@ -98,7 +98,7 @@ def cells(roads: Any, *, long: bool) -> list[Any]:
 
 def test_every_preset_and_every_back_end_has_its_place() -> None:
     assert set(names("preset")) == {*CHAINS, *WEIGHTED, *ELSEWHERE}
-    assert {back_end_of(read_preset(road)) for road in (*CHAINS, *WEIGHTED)} == set(BACK_ENDS)
+    assert {back_end_of(read_preset(road)) for road in (*CHAINS, *WEIGHTED, "ensemble")} == set(BACK_ENDS)
     assert {name for _, name in QUICK} == set(NAMES)
 
 
