@@ -83,6 +83,23 @@ def _dirichlet(fn: Any) -> Tensor:
     return parts / parts.sum(-1, keepdim=True)
 
 
+def _lkj_cholesky(fn: Any) -> Tensor:
+    """Row by row: row i has the length √y, y ~ Beta(i/2, η + (d - 1 - i)/2), before its diagonal, in any direction.
+
+    Lewandowski, Kurowicka, Joe (2009), "Generating random correlation matrices based on vines and extended onion
+    method". The sampler of torch 2.13 has i - 1/2 in place of i/2, which is another distribution from d = 3 on.
+    """
+    row, one = torch.arange(1, fn.dim), torch.ones(())
+    shape = torch.Size((*fn.batch_shape, fn.dim - 1))
+    inside = _gamma(row / 2, one, shape)
+    y = inside / (inside + _gamma(fn.concentration.unsqueeze(-1) + (fn.dim - 1 - row) / 2, one, shape))
+    direction = torch.randn(*shape, fn.dim, dtype=y.dtype).tril()
+    below = y.sqrt().unsqueeze(-1) * direction / direction.norm(dim=-1, keepdim=True)
+    identity = torch.eye(fn.dim, dtype=y.dtype)
+    first = identity[:1].expand(*fn.batch_shape, 1, fn.dim)
+    return torch.cat([first, below + (1 - y).sqrt().unsqueeze(-1) * identity[1:]], -2)
+
+
 def _binomial(fn: Any) -> Tensor:
     return _hits(fn.total_count, fn.probs, _shape(fn))
 
@@ -116,6 +133,7 @@ _FAMILIES: dict[str, Callable[[Any], Tensor]] = {
     "MultivariateStudentT": _multivariate_student_t,
     "Beta": _beta,
     "Dirichlet": _dirichlet,
+    "LKJCholesky": _lkj_cholesky,
     "Binomial": _binomial,
     "BetaBinomial": _beta_binomial,
     "NegativeBinomial": _negative_binomial,
