@@ -290,6 +290,7 @@ def _brier(sources: bm.Tasks, new: bm.Tasks, inference: bm.Laplace, splits: int)
     return float(adapted), float(population)
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is above")  # of three tasks, the spread of the population is hardly known
 def test_a_new_hospital_with_another_prevalence() -> None:
     """Nearly all patients of this hospital are ill: adapting to ten of them beats the population."""
     tasks = bm.Tasks.from_frame(_hospitals(), task="hospital", x=PREDICTORS, y="ill")
@@ -300,6 +301,7 @@ def test_a_new_hospital_with_another_prevalence() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:k-hat is above")  # of three tasks, the spread of the population is hardly known
 def test_a_new_hospital_from_all_patients() -> None:
     """Over 30 choices of the ten patients; sources pooled reach .184, a simple empirical Bayes .098."""
     tasks = bm.Tasks.from_frame(_hospitals(), task="hospital", x=PREDICTORS, y="ill")

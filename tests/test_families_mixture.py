@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,15 @@ def test_a_mixture_of_real_tasks_with_everything() -> None:
 
     assert bool(torch.isfinite(posterior.adapt(support).predict(query).log_prob(query)).all())
     assert memberships(posterior, support).shape == (7, 3)
+
+
+def test_a_mixture_comes_back_from_a_file(tmp_path: Path) -> None:
+    posterior, _ = fitted()
+    posterior.save(tmp_path / "mixture.nc")
+    back = bm.load(tmp_path / "mixture.nc", mixture(posterior.tasks, by=1))
+
+    assert torch.equal(back.phi["mu"], posterior.phi["mu"])
+    assert memberships(back).equals(memberships(posterior))
 
 
 @pytest.mark.parametrize(
