@@ -99,7 +99,7 @@ def move(
             step(1)
             smoothed, k_hat, size = sampler.smoothed()
             log.append(f"moved, round {number + 1}: k-hat {k_hat:.2f}, effective size {size:,.0f}")
-            if size == 0.0 or (k_hat < K_HAT and size >= max(LEAST, draws / 4)):
+            if size == 0.0 or (k_hat < K_HAT and size >= max(LEAST, draws / 2)):
                 break
             proposal = sampler.refitted()
     return Moved(sampler.u, sampler.log_ratios, smoothed, k_hat, size, tuple(log), interrupted)
