@@ -36,6 +36,7 @@ __all__ = ["Process", "Units", "gp"]
 
 Mean: TypeAlias = Literal["zero", "constant"] | Network
 JITTER = 1e-8
+MEAN_SCALE = 2.0
 NUMBERS = 32  # that a row of the data keeps alive: as many as its task has rows, which is a few dozen
 NOISE = (0.1, 1.5)  # median and sd of the log of the noise, in standard deviations of y
 
@@ -55,7 +56,9 @@ def gp(
         kernel: The covariance of a task's function, `kernels.rbf()` by default; see `bayesmeta.families.kernels`.
             Kernels add and multiply, and ``deep(network, kernel)`` looks at x through a network.
         mean: What the functions have in common: ``"zero"``, ``"constant"``, a level with a Normal(0, 1) prior, or a
-            network from x (n, d) to (n,) or (n, 1), whose weights are part of φ.
+            network from x (n, d) to (n,) or (n, 1), whose weights are part of φ. Their priors have twice the usual
+            scale, with which networks hardly bend over inputs of unit size; ``Network(net, name="mean", scale=...)``
+            has another.
         noise: Prior of the standard deviation of the observations about the function, or a number; by default
             log-normal with median 0.1.
         varying: Hyperparameters of which each task has its own, by name: ``("rbf_lengthscale", "noise")``. Over
@@ -98,7 +101,7 @@ def gp(
     if noise is not None and not hasattr(noise, "log_prob") and not (isinstance(noise, int | float) and noise > 0):
         raise OptionError(f"noise must be a prior or a number above 0, got {noise!r}")
     noise = dist.LogNormal(math.log(NOISE[0]), NOISE[1]) if noise is None else noise
-    common = mean if isinstance(mean, str) else as_network(mean, "mean")
+    common = mean if isinstance(mean, str) else as_network(mean, "mean", MEAN_SCALE)
     process = Process(
         kernel, common, noise, (varying,) if isinstance(varying, str) else tuple(varying), Units.of(standardise), jitter
     )

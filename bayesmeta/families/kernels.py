@@ -237,9 +237,9 @@ def deep(network: nn.Module | Network, kernel: Kernel | None = None, *, name: st
     return Kernel(inner.sites, matrix, variance, {net.name: net, **inner.networks})
 
 
-def as_network(network: nn.Module | Network, name: str) -> Network:
-    """A module as a part of φ under that name; a `Network` as it is."""
-    return network if isinstance(network, Network) else Network(network, name=name)
+def as_network(network: nn.Module | Network, name: str, scale: float = 1.0) -> Network:
+    """A module as a part of φ under that name, with priors of that scale; a `Network` as it is."""
+    return network if isinstance(network, Network) else Network(network, name=name, scale=scale)
 
 
 def squared_distance(a: Tensor, b: Tensor, lengthscale: Any) -> Tensor:
