@@ -9,6 +9,7 @@ import torch
 from scipy import integrate, optimize, stats
 from torch import Tensor
 
+from bayesmeta.errors import NotAvailableError
 from bayesmeta.normals import Normals
 
 
@@ -73,6 +74,30 @@ def test_crps_of_one_normal_is_the_closed_form() -> None:
 
     expected = 2 * (2 * stats.norm.pdf(0) - 1 / math.sqrt(math.pi))
     assert float(one.crps(torch.zeros(1, dtype=torch.float64))[0]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_crps_is_not_taken_where_scales_differ_too_much() -> None:
+    loc, scale = torch.zeros(2, 1, dtype=torch.float64), torch.tensor([[1e-6], [1.0]], dtype=torch.float64)
+    with pytest.raises(NotAvailableError, match="scales differ so much"):
+        Normals.equal(loc, scale).crps(torch.zeros(1, dtype=torch.float64))
+
+
+def test_merging_many_components_of_one_scale_loses_next_to_nothing(mixture: Normals) -> None:
+    generator = torch.Generator().manual_seed(4)
+    loc = torch.randn(5000, 3, generator=generator, dtype=torch.float64)
+    weight = torch.rand(5000, generator=generator, dtype=torch.float64)
+    many = Normals(loc, torch.full_like(loc, 0.2), (weight / weight.sum()).log())
+    y = torch.tensor([-3.0, 0.1, 4.0], dtype=torch.float64)
+
+    few = many.merged()
+
+    assert len(few.loc) < 500
+    assert torch.allclose(few.mean, many.mean, atol=1e-12)
+    assert torch.allclose(few.sd, many.sd, atol=1e-12)
+    assert torch.allclose(few.cdf(y), many.cdf(y), atol=1e-5)
+    assert torch.allclose(few.log_prob(y), many.log_prob(y), atol=1e-4)
+    assert not torch.allclose(many.merged(3.0).log_prob(y), many.log_prob(y), atol=1e-4)
+    assert mixture.merged() is mixture
 
 
 def test_a_mixture_of_mixtures_is_a_mixture(mixture: Normals) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,8 @@ class Dice:
     """
 
     def __init__(self, seed: int, part: str) -> None:
-        self.generator = torch.Generator().manual_seed(len(PARTS) * seed + PARTS.index(part))
+        entropy = np.random.SeedSequence([seed, PARTS.index(part)]).generate_state(1)
+        self.generator = torch.Generator().manual_seed(int(entropy[0]))
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform on [low, high)."""

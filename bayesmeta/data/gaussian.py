@@ -49,9 +49,9 @@ class GaussianFunctions:
         values = [normal_log_density(y.y, *self._given(t, y.x)) for t, y in enumerate(query)]
         return torch.stack(values)
 
-    def pointwise(self, query: Tasks) -> Tensor:
+    def pointwise(self, query: Tasks, mixture: Callable[[int], Normals]) -> Tensor:
         """The log density of each query observation (N,)."""
-        return torch.cat([self.mixture(t, task.x).log_prob(task.y) for t, task in enumerate(query)])
+        return torch.cat([mixture(t).log_prob(task.y) for t, task in enumerate(query)])
 
     def draws(self, task: int, x: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Joint draws (n, m)."""
@@ -81,8 +81,9 @@ def conditioned(
 def normal_log_density(y: Tensor, mean: Tensor, root: Tensor) -> Tensor:
     """log N(y; mean, root rootᵀ) of vectors (m,)."""
     rest = torch.linalg.solve_triangular(root, (y - mean)[:, None], upper=False)
-    log_norm = root.diagonal().log().sum() + 0.5 * len(y) * math.log(2 * math.pi)
-    return -0.5 * rest.square().sum() - log_norm
+    log_norm: Tensor = root.diagonal().log().sum() + 0.5 * len(y) * math.log(2 * math.pi)
+    density: Tensor = -log_norm - 0.5 * rest.square().sum()
+    return density
 
 
 def _steadied(covariance: Tensor) -> Tensor:

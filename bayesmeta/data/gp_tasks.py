@@ -85,7 +85,10 @@ class GPTasks(Environment):
         length, scale, period = (low[:, None] + (high - low)[:, None] * unit)[..., None, None]
 
         def kernel(a: Tensor, b: Tensor) -> Tensor:
-            return scale.square() * correlation(self.kernel, a[..., :, None] - b[..., None, :], length, period)
+            covariance: Tensor = scale.square() * correlation(
+                self.kernel, a[..., :, None] - b[..., None, :], length, period
+            )
+            return covariance
 
         return drawn(kernel, x, functions) + self.noise * noise.normal(*x.shape)
 

@@ -54,9 +54,9 @@ class HyperGaussian:
         """Evidence of support and query together, less that of the support (T,)."""
         return self._integral(joined(self._support, query)).log_z - self.log_z
 
-    def pointwise(self, query: Tasks) -> Tensor:
+    def pointwise(self, query: Tasks, mixture: Callable[[int], Normals]) -> Tensor:
         """The log density of each query observation (N,)."""
-        return torch.cat([self.mixture(t, task.x).log_prob(task.y) for t, task in enumerate(query)])
+        return torch.cat([mixture(t).log_prob(task.y) for t, task in enumerate(query)])
 
     def draws(self, task: int, x: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Joint draws (n, m)."""
@@ -86,7 +86,8 @@ class HyperGaussian:
         length, scale, period = hyper.T[..., None, None]
 
         def kernel(a: Tensor, b: Tensor) -> Tensor:
-            return scale.square() * self._shape(a[:, None] - b, length, period)
+            covariance: Tensor = scale.square() * self._shape(a[:, None] - b, length, period)
+            return covariance
 
         def noise(count: int) -> Tensor:
             return self._noise**2 * torch.eye(count, dtype=at.dtype)

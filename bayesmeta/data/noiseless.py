@@ -39,7 +39,7 @@ class Noiseless:
         loc = waves[:, :1] * torch.sin(x) + waves[:, 1:] * torch.cos(x)
         return Normals(loc, torch.full_like(loc, SPREAD), weight.log())
 
-    def log_prob(self, query: Tasks) -> Tensor:
+    def log_prob(self, query: Tasks, mixture: object = None) -> Tensor:
         """Raises a NotAvailableError: without noise there is no density."""
         raise NotAvailableError(
             "observations without noise have no joint density: take mean, sd and quantiles, or an environment with "

@@ -22,6 +22,7 @@ from bayesmeta.threads import one_thread
 
 __all__ = ["Conditional", "Inputs", "Optimal"]
 
+NUMBERS = 20_000_000
 Inputs = Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks
 
 
@@ -40,8 +41,8 @@ class Conditional(Protocol):
     def log_prob(self, query: Tasks) -> Tensor:
         """The joint log density of the query observations of each task (T,)."""
 
-    def pointwise(self, query: Tasks) -> Tensor:
-        """The log density of each query observation on its own (N,)."""
+    def pointwise(self, query: Tasks, mixture: Callable[[int], Normals]) -> Tensor:
+        """The log density of each query observation on its own (N,); `mixture` gives that of a task's query."""
 
     def draws(self, task: int, x: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Joint draws of the observations at x, (n, m)."""
@@ -61,6 +62,7 @@ class Optimal:
     def __init__(self, query: Tasks, conditional: Conditional) -> None:
         self.query = query
         self._conditional = conditional
+        self._kept: dict[int, Normals] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,7 +117,7 @@ class Optimal:
         observed = self._observed(y)
         if not pointwise:
             return self._conditional.log_prob(observed)
-        values = self._conditional.pointwise(observed)
+        values = self._conditional.pointwise(observed, self._mixture)
         out = self._empty(())
         out[self._filled] = values
         return out
@@ -150,8 +152,17 @@ class Optimal:
     ) -> Tensor:
         out = self._empty(lead)
         for t, task in enumerate(self.query if y is None else y):
-            out[..., t, : task.n] = fn(self._conditional.mixture(t, task.x), task.y)
+            out[..., t, : task.n] = fn(self._mixture(t), task.y)
         return out
+
+    def _mixture(self, task: int) -> Normals:
+        """The distribution of each observation of a task, kept as long as they are not too many numbers."""
+        if task not in self._kept:
+            found = self._conditional.mixture(task, self.query[task].x)
+            if sum(one.loc.numel() for one in self._kept.values()) + found.loc.numel() > NUMBERS:
+                return found
+            self._kept[task] = found
+        return self._kept[task]
 
     def _observed(self, y: Inputs) -> Tasks:
         """The query with observations in place of the placeholders."""

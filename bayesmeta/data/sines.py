@@ -11,6 +11,7 @@ meta-learning): y = A sin(x - b).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from bayesmeta.data.optimal import Conditional
 from bayesmeta.data.wave_statistics import Even, Growing
 from bayesmeta.data.waves import WavePrior, Waves
 from bayesmeta.errors import OptionError
+from bayesmeta.normals import Normals
 from bayesmeta.tasks import Tasks
 
 __all__ = ["DKTSines", "MAMLSines", "MixedNoiseSines"]
@@ -125,7 +127,7 @@ class MixedNoiseSines(Sines):
 class _OneByOne(Waves):
     """Waves whose noise vanishes somewhere: the density of one observation is a ratio of evidences."""
 
-    def pointwise(self, query: Tasks) -> Tensor:
+    def pointwise(self, query: Tasks, mixture: Callable[[int], Normals]) -> Tensor:
         """The log density of each query observation (N,), each added to the support of its task."""
         parts = []
         for rows in torch.arange(len(query.y)).split(AT_ONCE):

@@ -109,15 +109,15 @@ class Waves:
         """The distribution of each observation at x (m,): a normal for each node."""
         span = slice(*self._offsets[task : task + 2])
         loc, scale = self._statistics.predicted(task, self._a[span], self._b[span], x)
-        return Normals(loc, scale, self._log_weight[span])
+        return Normals(loc, scale, self._log_weight[span]).merged()
 
     def log_prob(self, query: Tasks) -> Tensor:
         """Evidence of support and query together, less that of the support (T,)."""
         return self._prior.log_evidence(joined(self._support, query)).log_z - self.log_z
 
-    def pointwise(self, query: Tasks) -> Tensor:
+    def pointwise(self, query: Tasks, mixture: Callable[[int], Normals]) -> Tensor:
         """The log density of each query observation (N,)."""
-        return torch.cat([self.mixture(t, task.x).log_prob(task.y) for t, task in enumerate(query)])
+        return torch.cat([mixture(t).log_prob(task.y) for t, task in enumerate(query)])
 
     def draws(self, task: int, x: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Joint draws (n, m): nodes by their weights, and observations given each."""
