@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from torch import Tensor
@@ -216,6 +217,19 @@ def test_draws_are_ordered_and_of_their_populations() -> None:
     each = MultivariateNormal(torch.tensor([[-5.0], [5.0]]).double(), 0.01 * torch.eye(1).double())
     theta = Populations(torch.tensor([0.2, 0.8]).double(), each).sample(torch.Size((20_000,)))
     assert float((theta > 0).double().mean()) == pytest.approx(0.8, abs=4 * 0.4 / 20_000**0.5)
+
+
+@pytest.mark.changes_rng
+@pytest.mark.parametrize("correlated", [False, True])
+def test_it_is_an_ordinary_pyro_model_too(correlated: bool) -> None:
+    """Drawn from and evaluated as a model with a plate over tasks."""
+    tasks = ragged()
+    trace = pyro.poutine.trace(mixture(tasks, correlated=correlated).joint(tasks)).get_trace()
+    theta = trace.nodes["theta"]["value"]
+
+    assert isinstance(theta, Tensor)
+    assert theta.shape == (3, 2)
+    assert bool(torch.isfinite(torch.as_tensor(trace.log_prob_sum())))
 
 
 def test_one_is_picked_by_its_weight() -> None:

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
-__all__ = ["OrderedRows", "Populations"]
+from bayesmeta.drawing import draw
+
+__all__ = ["OrderedRows", "Populations", "pick"]
 
 
 class OrderedRows(TorchDistribution):
@@ -125,7 +127,7 @@ class Populations(TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """A draw from a population that is drawn by its weight."""
         chosen = pick(self.weights, torch.rand(*sample_shape, 1, dtype=self.weights.dtype))
-        each: Tensor = self.populations.sample(sample_shape)
+        each = draw(self.populations.expand(torch.Size(sample_shape) + self.populations.batch_shape))
         return (chosen.unsqueeze(-1) * each).sum(-2)
 
 
