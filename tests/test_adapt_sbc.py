@@ -19,6 +19,7 @@ from bayesmeta.adapt.density import TaskDensity
 from tests.adapting import counts, lines
 from tests.truth import Array
 
+PHIS = 500
 DRAWS = 99
 BINS = 20
 FITS = {"lines": lines, "counts": counts}
@@ -26,11 +27,14 @@ GOOD = ["laplace", "gradient", "svi", "langevin"]
 
 
 def simulated(fit: bm.Posterior, count: int, shots: int, seed: int) -> tuple[bm.Tasks, Tensor, Tensor]:
-    """New tasks with their φ (T, q) and θ (T, p): each from a draw of φ of its own."""
+    """New tasks with their φ (T, q) and θ (T, p): each from a draw of φ of its own.
+
+    Seeds differ: x and noise from one stream of numbers would be correlated.
+    """
     generator = torch.Generator().manual_seed(seed)
     x = 4 * torch.rand(count, shots, *fit.tasks.x.shape[1:], generator=generator, dtype=torch.float64) - 2
     names = [f"new {k}" for k in range(count)]
-    nobody = fit.adapt(bm.Tasks.without_observations(names, like=fit.tasks), seed=seed)
+    nobody = fit.adapt(bm.Tasks.without_observations(names, like=fit.tasks), draws=PHIS, seed=seed + 1000)
     pick, task = torch.randint(len(nobody.phi_coordinates), (count,), generator=generator), torch.arange(count)
     phi, theta = nobody.phi_coordinates[pick, task], nobody.theta_coordinates[pick, task]
     one = torch.ones(count, dtype=torch.float64)
@@ -43,7 +47,7 @@ def simulated(fit: bm.Posterior, count: int, shots: int, seed: int) -> tuple[bm.
         k_hat=one,
         effective_size=one,
     )
-    y = true.predict(list(x)).sample(1, seed=seed)[0]
+    y = true.predict(list(x)).sample(1, seed=seed + 2000)[0]
     return bm.Tasks.from_lists(list(x), list(y), names=names), phi, theta
 
 
@@ -72,16 +76,16 @@ def least_p(found: dict[str, Array]) -> float:
     return float(min(p)) * len(p)
 
 
-def calibrated(name: str, method: Any, count: int = 400, shots: int = 3, seed: int = 0) -> float:
+def calibrated(name: str, method: Any, count: int = 300, shots: int = 3, seed: int = 0) -> float:
     fit = FITS[name]()
     tasks, phi, theta = simulated(fit, count, shots, seed)
-    return least_p(ranks(fit, fit.adapt(tasks, method=method, seed=seed), phi, theta))
+    return least_p(ranks(fit, fit.adapt(tasks, method=method, draws=PHIS, seed=seed, strangers="ignore"), phi, theta))
 
 
 @pytest.mark.filterwarnings("ignore:k-hat")
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("lines", "exact"), ("counts", "quadrature"), ("lines", "gradient"), ("counts", "laplace"), ("counts", "svi")],
+    [("lines", "exact"), ("lines", "gradient"), ("counts", "laplace"), ("counts", "svi")],
 )
 def test_what_adaptation_says_is_calibrated(name: str, method: str) -> None:
     assert calibrated(name, method) > 1e-3
@@ -93,9 +97,8 @@ def test_what_adaptation_says_is_calibrated(name: str, method: str) -> None:
     [
         bm.adapt.Gradient(spread="none"),
         bm.adapt.Gradient(steps=1, optimiser="sgd", learning_rate=0.01, spread="laplace"),
-        bm.adapt.Gradient(weights="equal", spread="none"),
     ],
-    ids=["points alone", "a step too short", "unweighted points"],
+    ids=["points alone", "a step too short"],
 )
 def test_what_is_wrong_fails(method: Any) -> None:
     assert calibrated("lines", method) < 1e-6
@@ -105,10 +108,10 @@ def test_what_is_wrong_fails(method: Any) -> None:
 def test_what_was_observed_and_not_looked_at_fails() -> None:
     """θ of the population is calibrated by itself: what gives it away is the likelihood."""
     fit = lines()
-    tasks, phi, theta = simulated(fit, 400, 3, 0)
+    tasks, phi, theta = simulated(fit, 300, 3, 0)
     nothing = bm.Tasks.without_observations(tasks.names, like=fit.tasks)
-    found = ranks(fit, fit.adapt(tasks, seed=0), phi, theta)
-    deaf = fit.adapt(nothing, seed=0)
+    found = ranks(fit, fit.adapt(tasks, draws=PHIS, seed=0), phi, theta)
+    deaf = fit.adapt(nothing, draws=PHIS, seed=0)
     deaf.tasks = tasks
     blind = ranks(fit, deaf, phi, theta)
 

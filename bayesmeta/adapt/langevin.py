@@ -32,6 +32,7 @@ from bayesmeta.track import Step, bar
 __all__ = ["Langevin", "run"]
 
 PROPOSALS = 8
+EXCHANGE_EVERY = 3
 WORN_OFF = 0.3  # correlation over chains, between halfway and the end of what follows the warm-up
 
 
@@ -167,14 +168,15 @@ def _walk(chains: _Chains, config: Langevin, generator: torch.Generator, shown: 
     tune = config.steps // 3
     halfway = tune + (config.steps - tune) // 2
     log_step = torch.full((chains.index.shape[1],), math.log(1.2 * chains.density.p ** (-1 / 6)), dtype=torch.float64)
-    accepted, exchanged, middle, k = 0.0, 0.0, chains.v, 0
+    accepted, exchanged, times, middle, k = 0.0, 0.0, 0, chains.v, 0
     try:
         for k in range(config.steps):
             accept = chains.move(log_step.exp(), generator)
             if k < tune:
                 log_step = log_step + (accept.mean(0) - config.target_accept) * 3 / (k + 3) ** 0.6
-            exchange = chains.exchange(generator)
-            accepted, exchanged = accepted + float(accept.mean()), exchanged + float(exchange.mean())
+            accepted += float(accept.mean())
+            if k % EXCHANGE_EVERY == 0:
+                exchanged, times = exchanged + float(chains.exchange(generator).mean()), times + 1
             middle = chains.v if k == halfway else middle
             shown(1)
     except KeyboardInterrupt:
@@ -185,8 +187,7 @@ def _walk(chains: _Chains, config: Langevin, generator: torch.Generator, shown: 
             BayesmetaWarning,
             stacklevel=7,
         )
-    count = max(1, k + 1)
-    return _Walked(accepted / count, exchanged / count, _correlation(middle, chains.v))
+    return _Walked(accepted / (k + 1), exchanged / max(1, times), _correlation(middle, chains.v))
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
