@@ -73,7 +73,7 @@ class Ensemble:
     evidence: Literal["auto", "exact", "quadrature", "laplace", "joint"] = "auto"
     steps: int = 3000
     batch_size: int = 64
-    learning_rate: float = 0.02
+    learning_rate: float = 0.05
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     warmup: float = 0.02
     clip: float = 10.0
