@@ -16,7 +16,7 @@ import bayesmeta as bm
 from bayesmeta.adapt.curvature import DENSE, LowRank, Root, curvature_at
 from bayesmeta.adapt.density import TaskDensity
 from bayesmeta.adapt.laplace import laplace_at, top_of
-from bayesmeta.adapt.steps import ascend, best_rate
+from bayesmeta.adapt.steps import Optimiser, ascend, best_rate
 from bayesmeta.errors import NotAvailableError
 from bayesmeta.evidence import Joint, collapse
 from bayesmeta.evidence.conditional import log_evidence
@@ -45,7 +45,7 @@ def test_gradient_steps_at_a_rate_are_those_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("optimiser", "steps"), [("sgd", 60), ("adam", 150), ("lbfgs", 20)])
-def test_every_optimiser_arrives(optimiser: bm.adapt.gradient.Optimiser, steps: int) -> None:
+def test_every_optimiser_arrives(optimiser: Optimiser, steps: int) -> None:
     path = ascend(quadratic, torch.full((3, 2, 2), -2.0, dtype=torch.float64), steps, optimiser, None)
 
     assert path.shape == (steps + 1, 3, 2, 2)

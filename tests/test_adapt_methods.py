@@ -14,6 +14,7 @@ from torch import Tensor
 import bayesmeta as bm
 from bayesmeta.adapt import METHODS
 from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError
+from bayesmeta.psis import psis
 from tests.adapting import Mixture, close, counts, counts_of, line_of, lines, new_counts, new_lines
 
 APPROXIMATE = ("laplace", "gradient", "svi", "langevin")
@@ -261,15 +262,11 @@ def _hits() -> bm.Tasks:
 
 
 def test_an_infinite_k_hat_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    import bayesmeta.adapt.problem as problem
-
-    honest = problem.psis
-
     def infinite(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-        smoothed, k_hat = honest(log_weights)
+        smoothed, k_hat = psis(log_weights)
         return smoothed, torch.full_like(k_hat, torch.inf)
 
-    monkeypatch.setattr(problem, "psis", infinite)
+    monkeypatch.setattr("bayesmeta.adapt.problem.psis", infinite)
     with pytest.warns(BayesmetaWarning, match=r"k-hat is above 0.7 for 2 of 2 tasks"):
         lines().adapt(new_lines(2))
     lines().adapt(new_lines(2), draws=20)  # too few draws to tell: nothing is said

@@ -78,14 +78,9 @@ def _laplace_or_nuts(problem: Problem) -> Chosen:
     if found is None or not bool(good.any()):
         return Chosen(by_nuts, "nuts", why)
     kept = torch.nonzero(good).squeeze(-1)
-    some = _tasks(found, kept).rows(torch.linspace(0, len(found.phi) - 1, len(by_nuts.phi)).round().long())
+    some = found.tasks(kept).rows(torch.linspace(0, len(found.phi) - 1, len(by_nuts.phi)).round().long())
     order = torch.argsort(torch.cat([kept, bad]))
     return Chosen(Result.joined([some, by_nuts], order), "laplace, nuts", f"NUTS {why}")
-
-
-def _tasks(result: Result, at: Tensor) -> Result:
-    """The result of some of the tasks."""
-    return Result(result.phi[:, at], result.theta[:, at], *(numbers[at] for numbers in result[2:5]), note=result.note)
 
 
 def one_mode(problem: Problem) -> Tensor:
@@ -102,4 +97,5 @@ def one_mode(problem: Problem) -> Tensor:
     sd = found.spread.root.square().sum(-1).sqrt().unflatten(0, by_start)
     best = height.argmax(0, keepdim=True)[..., None].expand(1, *mode.shape[1:])
     near = ((mode - mode.gather(0, best)).abs() <= SAME_MODE * sd.gather(0, best)).all(-1)
-    return (near | (height < height.amax(0) - NEGLIGIBLE)).all(0).all(0)
+    agree: Tensor = (near | (height < height.amax(0) - NEGLIGIBLE)).all(0).all(0)
+    return agree

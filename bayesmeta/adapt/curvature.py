@@ -159,7 +159,8 @@ def _root(precision: Tensor) -> Tensor:
         return torch.stack([torch.stack(column, -1) for column in columns], -1)
     factor = torch.linalg.cholesky(precision) if bool(bad.any()) else factor
     eye = torch.eye(p, dtype=precision.dtype).expand_as(factor)
-    return torch.linalg.solve_triangular(factor, eye, upper=False).mT
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return inverse.mT
 
 
 def _made_definite(precision: Tensor) -> Tensor:

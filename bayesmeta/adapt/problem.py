@@ -67,12 +67,29 @@ class Result(NamedTuple):
         def gather(tensors: list[Tensor], axis: int) -> Tensor:
             return torch.cat(tensors, axis).index_select(axis, order)
 
-        phi, theta = (gather([part[k] for part in parts], 1) for k in range(2))  # type: ignore[misc]
-        numbers = (gather([part[k] for part in parts], 0) for k in (2, 3, 4))  # type: ignore[misc]
         paths = [part.path for part in parts if part.path is not None]
         path = gather(paths, 2) if len(paths) == len(parts) else None
         notes = dict.fromkeys(part.note for part in parts if part.note)
-        return Result(phi, theta, *numbers, path=path, note="; ".join(notes))
+        return Result(
+            gather([part.phi for part in parts], 1),
+            gather([part.theta for part in parts], 1),
+            gather([part.k_hat for part in parts], 0),
+            gather([part.effective_size for part in parts], 0),
+            gather([part.k_hat_theta for part in parts], 0),
+            path,
+            "; ".join(notes),
+        )
+
+    def tasks(self, at: Tensor) -> Result:
+        """The result of some of the tasks, without their paths."""
+        return Result(
+            self.phi[:, at],
+            self.theta[:, at],
+            self.k_hat[at],
+            self.effective_size[at],
+            self.k_hat_theta[at],
+            note=self.note,
+        )
 
 
 @dataclass(frozen=True)

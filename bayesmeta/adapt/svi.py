@@ -112,7 +112,7 @@ class _Gaussian(NamedTuple):
         root = torch.diag_embed(self.scale)
         if self.below is None:
             return root
-        row, column = torch.tril_indices(*root.shape[1:], -1)
+        row, column = torch.ones(root.shape[1:]).tril(-1).nonzero(as_tuple=True)
         return root.index_put((torch.arange(len(root))[:, None], row, column), self.below)
 
 
@@ -183,7 +183,8 @@ def _distances(phi: Tensor) -> Tensor:
     if draws < 10 * q:
         return away[:, :0]
     u, s, _ = torch.linalg.svd(away, full_matrices=False)
-    return u[:, s > 1e-8 * s.max().clamp(min=1e-300)] * draws**0.5
+    kept: Tensor = u[:, s > 1e-8 * s.max().clamp(min=1e-300)]
+    return kept * draws**0.5
 
 
 def _normal_numbers(away: Tensor, p: int, generator: torch.Generator) -> Tensor:
@@ -192,10 +193,11 @@ def _normal_numbers(away: Tensor, p: int, generator: torch.Generator) -> Tensor:
     Exactly so, where K is larger than p + c.
     """
     count = len(away)
-    z = torch.randn(count, p, generator=generator, dtype=torch.float64)
+    z: Tensor = torch.randn(count, p, generator=generator, dtype=torch.float64)
     along, _ = torch.linalg.qr(torch.cat([torch.ones(count, 1, dtype=torch.float64), away], 1))
     z = z - along @ (along.mT @ z)
     if count <= p + away.shape[1] + 1:
         return z
     factor = torch.linalg.cholesky(z.mT @ z / count)
-    return torch.linalg.solve_triangular(factor, z.mT, upper=False).mT
+    white: Tensor = torch.linalg.solve_triangular(factor, z.mT, upper=False)
+    return white.mT
