@@ -29,7 +29,7 @@ from tests.evidences import gallery
 from tests.scenarios import beta_binomial, normal_normal
 from tests.truth import Array, Scenario
 
-DRAWS = 8000
+DRAWS = 4000
 OUTLIER = bm.Tasks.from_lists(None, [[60.0]], names=["outlier"], context={"sigma": [1.0]})
 
 
@@ -74,13 +74,13 @@ def test_each_task_is_predicted_from_the_others_as_by_exact_sums(name: str) -> N
     found = posterior.loo()
 
     assert float(found.pareto_k.max()) < 0.7
-    assert off(found, exact) < 0.03
-    assert found.elpd_loo == pytest.approx(exact.sum(), abs=0.05)
+    assert off(found, exact) < 0.05
+    assert found.elpd_loo == pytest.approx(exact.sum(), abs=0.1)
     assert found.se == pytest.approx(math.sqrt(len(exact) * exact.var()), rel=0.02)
     # the check can fail: tasks that have been seen
     seen = leave_out(posterior).lpd.numpy()
     assert float(np.abs(seen - exact).max()) > 0.1
-    assert found.p_loo == pytest.approx(seen.sum() - exact.sum(), abs=0.05)
+    assert found.p_loo == pytest.approx(seen.sum() - exact.sum(), abs=0.1)
 
 
 def test_the_weights_are_arvizs() -> None:
@@ -193,7 +193,7 @@ def test_it_is_arvizs_object() -> None:
     found = fitted().loo()
 
     assert isinstance(found, ELPDData)
-    assert "Computed from 8000 posterior samples and 8 observations" in str(found)
+    assert "Computed from 4000 posterior samples and 8 observations" in str(found)
     table = _arviz_compare({"ours": found, "same": fitted().loo()})
     assert table.loc["ours", "elpd_loo"] == pytest.approx(found.elpd_loo)
 

@@ -122,8 +122,8 @@ def test_inputs_and_contexts_of_the_fit_are_the_default() -> None:
 
 def test_counts_and_several_theta() -> None:
     scenario = beta_binomial()
-    posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=200), progress=False)
-    few: Any = posterior.shots(x=torch.full((4,), 10.0), shots=[1, 4], tasks=30, draws=100)
+    posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=100), progress=False)
+    few: Any = posterior.shots(x=torch.full((4,), 10.0), shots=[1, 4], tasks=20, draws=50)
 
     assert few.table.loc[4, "sd theta"] < few.table.loc[1, "sd theta"]
     assert few.table.loc[4, "nll"] < few.table.loc[1, "nll"] + 0.2
