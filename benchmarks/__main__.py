@@ -5,6 +5,8 @@
     scaling   a thousand to a million tasks: seconds and memory, by `auto` and by SVI with minibatches
     chains    1 to 256 vectorised chains: effective draws per second
     roads     every preset on every model of the gallery: seconds, error, verdict
+    fewshot   few-shot learners beside the Bayes-optimal prediction: sines, PACOH's environments, Gaussian processes
+    hidden    hidden counties, rats, patients, districts, hospitals: adapting beside a refit, pooled and alone
 
 Rows are kept in OUT/NAME.json as they finish, and a second call goes on where the first stopped; OUT/NAME.md is
 the page. `--fresh` measures what is selected anew, `--only bayesmeta --only radon` selects tools and problems,
@@ -15,12 +17,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import chains, cold, roads, scaling, speed
+from benchmarks import chains, cold, fewshot, hidden, roads, scaling, speed
 from benchmarks.bench import arguments, carry
 
 __all__ = ["BENCHES", "main"]
 
-BENCHES = {bench.name: bench for bench in (speed.BENCH, cold.BENCH, scaling.BENCH, chains.BENCH, roads.BENCH)}
+ALL = (speed.BENCH, cold.BENCH, scaling.BENCH, chains.BENCH, roads.BENCH, fewshot.BENCH, hidden.BENCH)
+BENCHES = {bench.name: bench for bench in ALL}
 
 
 def main(words: list[str] | None = None) -> int:

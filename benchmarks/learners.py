@@ -1,0 +1,156 @@
+"""What is learnt by which learner in the few-shot benchmark: a hierarchy, how it is trained, and on which tasks.
+
+Every learner gets the tasks of its environment as they were published: an endless stream of them for the sines (10
+to 15 observations each, so that adapting to few and to many is learnt), 20 tasks for PACOH's environments, 200 for
+Gaussian processes. None is told the environment's functions; what it is told is in its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+import bayesmeta as bm
+from bayesmeta.data import Environment
+from bayesmeta.families import kernels
+
+__all__ = ["ENVIRONMENTS", "LEARNERS", "Learner", "Setting", "fitted"]
+
+TRAIN, TEST = 1, 2  # seeds
+BATCH = 25
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An environment, and on what it is learnt and judged.
+
+    Attributes:
+        make: the environment.
+        shots: numbers of observations that are adapted to.
+        train: observations of a training task.
+        tasks: training tasks; None for a stream without end.
+        query: observations of a test task that are predicted.
+        ranges: of the inputs of test tasks.
+    """
+
+    make: Callable[[], Environment]
+    shots: tuple[int, ...]
+    train: int | tuple[int, int]
+    tasks: int | None
+    query: int = 195
+    ranges: tuple[str, ...] = ("in",)
+
+
+ENVIRONMENTS = {
+    "dkt": Setting(bm.data.DKTSines, (1, 2, 3, 5, 10), (10, 15), None, ranges=("in", "out")),
+    "mixed-noise": Setting(bm.data.MixedNoiseSines, (5, 10), (10, 15), None, ranges=("in", "out")),
+    "sinusoid": Setting(bm.data.PACOHSinusoid, (5,), 5, 20, 200),
+    "cauchy": Setting(bm.data.PACOHCauchy, (20,), 20, 20, 200),
+    "gp-rbf": Setting(bm.data.GPTasks, (5, 10, 20), 20, 200, 50),
+    "gp-matern52": Setting(lambda: bm.data.GPTasks("matern52"), (5, 10, 20), 20, 200, 50),
+}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a learner does in one environment.
+
+    Attributes:
+        hierarchy: from the training tasks, for their units.
+        inference: from the numbers of members and steps.
+    """
+
+    hierarchy: Callable[[bm.Tasks], bm.Hierarchy]
+    inference: Callable[[int, int], Any]
+
+
+def _ensemble(members: int, steps: int) -> Any:
+    return bm.Ensemble(members=members, steps=steps, batch_size=BATCH)
+
+
+def _auto(members: int, steps: int) -> Any:
+    return bm.Auto(draws=200, compile=False)
+
+
+def _tanh(inputs: int, width: int = 40) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+
+
+def _relu(outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(1, 32), nn.ReLU(), nn.Linear(32, outputs))
+
+
+def _plain(tasks: bm.Tasks) -> bm.Hierarchy:
+    inputs = tasks.x.shape[1] if tasks.x.dim() > 1 else 1
+    return bm.families.last_layer(_tanh(inputs), inputs=inputs, scale=float(tasks.y.std()))
+
+
+def _periodic(tasks: bm.Tasks) -> bm.Hierarchy:
+    return bm.families.last_layer(bm.families.Periodic(8), scale=float(tasks.y.std()))
+
+
+def _periodic_mixed(tasks: bm.Tasks) -> bm.Hierarchy:
+    features, noise = bm.families.Periodic(8), _relu(16)
+    return bm.families.last_layer(features, noise=noise, populations=16, scale=float(tasks.y.std()))
+
+
+def _spectral(tasks: bm.Tasks) -> bm.Hierarchy:
+    return bm.families.gp(kernels.spectral_mixture(2), mean="constant", standardise=tasks)
+
+
+def _wavy(tasks: bm.Tasks) -> bm.Hierarchy:
+    return bm.families.gp(kernels.periodic() + kernels.linear(), mean=_mean(1), standardise=tasks)
+
+
+def _smooth(tasks: bm.Tasks) -> bm.Hierarchy:
+    return bm.families.gp(kernels.rbf(), mean=_mean(tasks.x.shape[1]), standardise=tasks)
+
+
+def _mean(inputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+
+
+def _varying(kernel: str) -> Callable[[bm.Tasks], bm.Hierarchy]:
+    make, name = (kernels.rbf, "rbf") if kernel == "rbf" else (kernels.matern52, "matern")
+
+    def hierarchy(tasks: bm.Tasks) -> bm.Hierarchy:
+        return bm.families.gp(make(), varying=(f"{name}_lengthscale", f"{name}_amplitude"))
+
+    return hierarchy
+
+
+LEARNERS: dict[tuple[str, str], Learner] = {
+    ("dkt", "last-layer"): Learner(_plain, _ensemble),
+    ("dkt", "periodic"): Learner(_periodic, _ensemble),
+    ("dkt", "gp"): Learner(_spectral, _ensemble),
+    ("mixed-noise", "last-layer"): Learner(_plain, _ensemble),
+    ("mixed-noise", "periodic"): Learner(_periodic_mixed, _ensemble),
+    ("mixed-noise", "gp"): Learner(_spectral, _ensemble),
+    ("sinusoid", "last-layer"): Learner(_plain, _ensemble),
+    ("sinusoid", "gp"): Learner(_wavy, _ensemble),
+    ("cauchy", "last-layer"): Learner(_plain, _ensemble),
+    ("cauchy", "gp"): Learner(_smooth, _ensemble),
+    ("gp-rbf", "last-layer"): Learner(_plain, _ensemble),
+    ("gp-rbf", "gp"): Learner(_varying("rbf"), _auto),
+    ("gp-matern52", "last-layer"): Learner(_plain, _ensemble),
+    ("gp-matern52", "gp"): Learner(_varying("matern52"), _auto),
+}
+"""By environment and learner."""
+
+
+def fitted(environment: str, learner: str, *, members: int, steps: int, seed: int) -> bm.Posterior:
+    """Train a learner on its environment."""
+    setting, how = ENVIRONMENTS[environment], LEARNERS[environment, learner]
+    env = setting.make()
+    if setting.tasks is not None:
+        tasks = env.tasks(setting.tasks, setting.train, seed=TRAIN + 1000 * seed)
+        return bm.fit(how.hierarchy(tasks), tasks, how.inference(members, steps), seed=seed, progress=False)
+
+    def make(batch: int) -> bm.Tasks:
+        return env.tasks(BATCH, setting.train, seed=batch)
+
+    hierarchy = how.hierarchy(env.tasks(200, setting.train, seed=TRAIN))
+    return bm.fit(hierarchy, bm.Stream(make), how.inference(members, steps), seed=seed, progress=False)
