@@ -22,6 +22,7 @@ from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, FileFormatError, NotAvailableError, OptionError
 from bayesmeta.evidence import Exact, choose
 from bayesmeta.evidence.conditional import log_evidence
+from bayesmeta.infer import ensemble_density
 from bayesmeta.infer.climb import climb
 from bayesmeta.infer.ensemble import run
 from bayesmeta.infer.ensemble_density import MembersDensity
@@ -186,6 +187,21 @@ def test_functions_that_cannot_be_recorded_give_the_same() -> None:
     for one, two in zip(recorded(u, part), eager(u, part), strict=True):
         assert torch.allclose(one, two, rtol=1e-10)
     assert (recorded.mode, eager.mode) == ("traced", "eager")
+
+
+def test_shapes_beyond_the_first_few_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble_density, "MOST_RECORDED", 1)
+    evidence: Any = target_of("normal_normal").evidence
+    density, u = MembersDensity(8), points(target_of("normal_normal"))
+    found = {}
+    for count in (8, 5, 8, 5):
+        part = FromTasks(evidence, torch.arange(count), 8, seed=1).part(0)
+        for one, two in zip(density(u, part), MembersDensity(8, record=False)(u, part), strict=True):
+            assert torch.allclose(one, two, rtol=1e-10)
+        found[count] = density(u, part)[0]
+
+    assert len(density._recorded) == 1
+    assert not torch.allclose(found[8], found[5])
 
 
 def test_few_lengths_of_tasks_and_the_same_evidence() -> None:
@@ -360,7 +376,7 @@ def test_a_finished_checkpoint_is_read_and_more_steps_go_on_from_it(tmp_path: Pa
     config = dataclasses.replace(ROUGH, checkpoint=str(path))
     first = run(target, config, progress=False)
     again = run(target, config, progress=False)
-    longer = run(target, dataclasses.replace(config, steps=60), progress=False)
+    longer = run(target, dataclasses.replace(config, steps=60), progress=True)
 
     assert torch.equal(first.u, again.u)
     assert again.evaluations == 0

@@ -59,7 +59,7 @@ class MembersDensity:
         """The mean of log Z over the tasks of the batch (M,), and the gradient of f (M, q), at u (M, q)."""
         leaves, spec = pytree.tree_flatten(part.data)
         with quiet_pyro():
-            found = self._known(u, part, leaves, spec) if self._recordable else None
+            found = self._known(u, part, leaves, spec)
             if found is None:
                 return self._eager(u, part)
             with torch.no_grad():
@@ -67,19 +67,16 @@ class MembersDensity:
         return mean, grad
 
     def _known(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> _Recorded | None:
-        """The graph for data of these shapes, recorded where there is none yet."""
+        """The graph for data of these shapes, recorded where there is none yet and it shall be."""
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         key = (type(part.evidence), u.shape, part.count, spec, shapes)
-        if key not in self._recorded:
-            recordable = part.evidence.program.structure.vectorised
-            self._recordable = recordable and len(self._recorded) < MOST_RECORDED
-            if not recordable or len(self._recorded) >= MOST_RECORDED:
-                return None
-            made = self._record(u, part, leaves, spec)
+        if key not in self._recorded and self._recordable and len(self._recorded) < MOST_RECORDED:
+            made = self._record(u, part, leaves, spec) if part.evidence.program.structure.vectorised else None
             if made is None:
+                self._recordable = False
                 return None
             self._recorded[key] = made
-        return self._recorded[key]
+        return self._recorded.get(key)
 
     def _record(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> _Recorded | None:
         def both(u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +93,6 @@ class MembersDensity:
         except BayesmetaError:
             raise
         except RuntimeError:
-            self._recordable = False
             return None
         self.mode = "compiled" if self._compile else "traced"
         return _Recorded(recorded, recorded.inputs(()), part.evidence)
