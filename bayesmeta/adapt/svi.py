@@ -178,7 +178,7 @@ def _distances(phi: Tensor) -> Tensor:
 
     Directions that hardly vary are left out, and all of them where φ has too many coordinates: c is then zero.
     """
-    away = phi - phi.mean(0)
+    away: Tensor = phi - phi.mean(0)
     draws, q = away.shape
     if draws < 10 * q:
         return away[:, :0]
