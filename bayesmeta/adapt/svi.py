@@ -184,7 +184,7 @@ def _distances(phi: Tensor) -> Tensor:
         return away[:, :0]
     u, s, _ = torch.linalg.svd(away, full_matrices=False)
     kept: Tensor = u[:, s > 1e-8 * s.max().clamp(min=1e-300)]
-    return kept * draws**0.5
+    return kept * math.sqrt(draws)
 
 
 def _normal_numbers(away: Tensor, p: int, generator: torch.Generator) -> Tensor:
