@@ -40,7 +40,7 @@ def write(path: Path, state: State, history: History, run: dict[str, Any]) -> No
         NotAvailableError: The file cannot be written.
     """
     members = len(state.u)
-    arrays = {item.name: np.asarray(getattr(state, item.name)) for item in fields(State)}
+    arrays: dict[str, Any] = {item.name: np.asarray(getattr(state, item.name)) for item in fields(State)}
     arrays["evidence"] = _stacked(history.evidence, members)
     arrays["validation"] = _stacked(history.validation, members)
     arrays["looks"] = np.array(history.looks, dtype=np.int64)

@@ -69,7 +69,7 @@ class MembersDensity:
     def _known(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> _Recorded | None:
         """The graph for data of these shapes, recorded where there is none yet and it shall be."""
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        key = (type(part.evidence), u.shape, part.count, spec, shapes)
+        key = (type(part.evidence), u.shape, part.tasks, spec, shapes)
         if key not in self._recorded and self._recordable and len(self._recorded) < MOST_RECORDED:
             made = self._record(u, part, leaves, spec) if part.evidence.program.structure.vectorised else None
             if made is None:
@@ -100,7 +100,7 @@ class MembersDensity:
     def _value(self, u: Tensor, part: Part, data: Any) -> tuple[Tensor, Tensor]:
         """f and the mean of log Z at one φ (q,)."""
         phi = part.evidence.program.phi(u)
-        mean = part.evidence.total(phi, data) / part.count
+        mean = part.evidence.total(phi, data) / part.tasks
         return mean + phi.log_prior / self._total, mean
 
     def _eager(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
     evidence: Collapsed
     data: Any
-    count: int
+    tasks: int
 
 
 class Feed(Protocol):
