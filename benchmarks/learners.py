@@ -34,6 +34,8 @@ class Setting:
         tasks: training tasks; None for a stream without end.
         query: observations of a test task that are predicted.
         ranges: of the inputs of test tasks.
+        seen: the range of the support, where it is not that of the query.
+        times: how many times as many test tasks as the others have.
     """
 
     make: Callable[[], Environment]
@@ -42,11 +44,23 @@ class Setting:
     tasks: int | None
     query: int = 195
     ranges: tuple[str, ...] = ("in",)
+    seen: str | None = None
+    times: int = 1
+
+    def test(self, count: int, shots: int, inputs: str) -> tuple[bm.Tasks, bm.Tasks]:
+        """Support and query of unseen tasks; the same functions whatever shots and ranges are."""
+        made = self.make().tasks(count * self.times, shots, query=self.query, seed=TEST, inputs=inputs)
+        if self.seen is None:
+            return made
+        seen, _ = self.make().tasks(count * self.times, shots, query=self.query, seed=TEST, inputs=self.seen)
+        return seen, made[1]
 
 
 ENVIRONMENTS = {
     "dkt": Setting(bm.data.DKTSines, (1, 2, 3, 5, 10), (10, 15), None, ranges=("in", "out")),
-    "mixed-noise": Setting(bm.data.MixedNoiseSines, (5, 10), (10, 15), None, ranges=("in", "out")),
+    "mixed-noise": Setting(
+        bm.data.MixedNoiseSines, (5, 10), (10, 15), None, 5, ranges=("in", "out"), seen="in", times=10
+    ),
     "sinusoid": Setting(bm.data.PACOHSinusoid, (5,), 5, 20, 200),
     "cauchy": Setting(bm.data.PACOHCauchy, (20,), 20, 20, 200),
     "gp-rbf": Setting(bm.data.GPTasks, (5, 10, 20), 20, 200, 50),

@@ -26,7 +26,7 @@ def main() -> None:
     args = arguments()
     clock = Clock(args.started)
     import bayesmeta as bm
-    from benchmarks.learners import ENVIRONMENTS, TEST, fitted
+    from benchmarks.learners import ENVIRONMENTS, fitted
 
     warnings.simplefilter("ignore", bm.BayesmetaWarning)
     name, learner = str(load(args.data).kind), json.loads(args.set)["learner"]
@@ -39,7 +39,7 @@ def main() -> None:
     scores: dict[str, Any] = {}
     for inputs in setting.ranges:
         for shots in setting.shots:
-            support, query = env.tasks(count, shots, query=setting.query, seed=TEST, inputs=inputs)
+            support, query = setting.test(count, shots, inputs)
             optimal = env.optimal(support, query)
             best = bm.score(optimal if posterior is None else Light(optimal), query, level=LEVEL, draws=DRAWS)
             if posterior is None:
@@ -49,7 +49,7 @@ def main() -> None:
             adapted = posterior.adapt(support)
             seconds = time.perf_counter() - started
             found = bm.score(adapted.predict(query), query, level=LEVEL, draws=DRAWS)
-            beside = {"adapt_ms": 1000 * seconds / count, "method": adapted.method, **_beside(found, best)}
+            beside = {"adapt_ms": 1000 * seconds / len(support), "method": adapted.method, **_beside(found, best)}
             scores[f"{inputs} {shots}"] = _plain(found) | beside
     clock.mark("judge")
     road = "exact by quadrature" if posterior is None else posterior.info.road
