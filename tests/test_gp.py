@@ -426,6 +426,7 @@ def test_what_varies_must_be_a_hyperparameter_with_a_prior(settings: dict[str, A
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:k-hat is above 0.7:bayesmeta.BayesmetaWarning")
 def test_sines_are_predicted_nearly_as_well_as_can_be_in_range_and_out_of_it() -> None:
     """DKT's sines by a spectral kernel, from 60 tasks of 10 points: at most 1.05 and 1.3 times the optimum."""
     env = DKTSines()
