@@ -2,7 +2,8 @@
 
 The evidence of the fit, where θ was integrated out. After a joint fit: the closed form where there is one; else
 Laplace's method, corrected, for every task where searches from several starts end at one mode and k-hat says that
-its proposals follow; else NUTS. A network's weights are too many for any of them, and are adapted by gradient steps.
+its proposals follow; else NUTS. A network's weights are too many for any of them: gradient steps, or Langevin steps
+where k-hat says that no Gaussian describes where those end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bayesmeta.adapt import exact, gradient, laplace, nuts
+from bayesmeta.adapt import exact, gradient, langevin, laplace, nuts
 from bayesmeta.adapt.collapsed import adapt_collapsed
 from bayesmeta.adapt.curvature import Root
 from bayesmeta.adapt.density import TaskDensity
@@ -48,8 +49,7 @@ def adapt_auto(problem: Problem) -> Chosen:
         return Chosen(adapt_collapsed(problem, evidence), name, "as in the fit")
     structure = problem.program.structure
     if structure.theta.size > MOST_CORRECTED and structure.vectorised:
-        why = f"θ has {structure.theta.size} coordinates, too many for proposals or NUTS"
-        return Chosen(gradient.run(problem, gradient.Gradient()), "gradient", why)
+        return _many(problem)
     closed = exact.find_evidence(problem)
     if closed is not None:
         why = "the fit was joint, but log p(y, θ | φ) is quadratic in θ"
@@ -57,6 +57,16 @@ def adapt_auto(problem: Problem) -> Chosen:
     if not structure.vectorised:
         return Chosen(nuts.run(problem, nuts.NUTS()), "nuts", "the task cannot be vectorised, as Laplace's method asks")
     return _laplace_or_nuts(problem)
+
+
+def _many(problem: Problem) -> Chosen:
+    """Many coordinates of θ: gradient steps, and Langevin steps where no Gaussian describes where these end."""
+    why = f"θ has {problem.program.structure.theta.size} coordinates, too many for proposals or NUTS"
+    found = gradient.run(problem, gradient.Gradient())
+    if bool(((found.k_hat_theta <= K_HAT_LIMIT) | (found.k_hat > K_HAT_LIMIT)).all()):
+        return Chosen(found, "gradient", why)
+    walked = langevin.run(problem, langevin.Langevin())
+    return Chosen(walked, "langevin", f"{why}, and no Gaussian about where gradient steps end")
 
 
 def _laplace_or_nuts(problem: Problem) -> Chosen:
