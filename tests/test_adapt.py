@@ -14,6 +14,7 @@ from scipy import stats
 from scipy.special import expit, logsumexp
 
 import bayesmeta as bm
+from bayesmeta.adapt.known import observations
 from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from tests.evidences import gallery
 from tests.scenarios import CURVED, SCENARIOS, normal_normal, paired, quadrature
@@ -257,3 +258,17 @@ def test_tasks_unlike_those_of_the_fit_are_refused(tasks: Any, message: str) -> 
 def test_draws_that_there_are_not_are_refused(draws: Any) -> None:
     with pytest.raises(OptionError, match=f"draws must lie between 1 and {DRAWS}, the number of the posterior, got"):
         fitted("normal_normal").adapt(newcomer("normal_normal"), draws=draws)
+
+
+def test_new_tasks_without_names_are_not_taken_for_those_of_the_fit_in_silence() -> None:
+    fit = bm.Tasks.from_lists(None, [[0.0], [1.0]])
+    new = bm.Tasks.from_lists(None, [[5.0], [6.0], [7.0]])
+
+    with pytest.warns(BayesmetaWarning, match=r"task\(s\) \['0', '1'\] are taken for those of the fit"):
+        known, before = observations(fit, new)
+    assert known["0"].y.tolist() == [0.0, 5.0]
+    assert before.sizes.tolist() == [1, 1, 0]
+    # names of one's own, the tasks of the fit themselves, or nothing new about them: nothing to be said
+    assert observations(fit, new.with_names(["a", "b", "c"]))[1].n_observations == 0
+    assert observations(fit.with_names(["1", "0"]), new)[0]["0"].y.tolist() == [1.0, 5.0]
+    assert observations(fit, fit)[0].sizes.tolist() == [1, 1]

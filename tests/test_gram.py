@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import bayesmeta as bm
-from bayesmeta.evidence import Exact, Gram, Joint, choose
+from bayesmeta.evidence import Exact, Gram, Joint, Own, choose
 from bayesmeta.evidence.exact import is_quadratic
 from bayesmeta.sites import quiet_pyro
 from tests.evidences import (
@@ -160,7 +160,7 @@ def equal_to_the_generic_route(hierarchy: bm.Hierarchy, tasks: bm.Tasks, expecte
     """Takes the expected road, and has value, gradient and conditional of the generic route."""
     program = hierarchy.program(tasks)
     evidence, exact = choose(program, tasks), Exact(program, tasks)
-    assert not isinstance(evidence, Joint)
+    assert not isinstance(evidence, Joint | Own)
     assert ("gram" if evidence.gram else "exact") == expected
     for u in coordinates(program, 2):
         for mine, theirs in zip(value_and_gradient(evidence, u), value_and_gradient(exact, u), strict=True):

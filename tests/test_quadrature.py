@@ -17,7 +17,7 @@ from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta.errors import HierarchyError
-from bayesmeta.evidence import Joint, Laplace, Quadrature, choose, evidence_error, kind
+from bayesmeta.evidence import Joint, Laplace, Own, Quadrature, choose, evidence_error, kind
 from bayesmeta.evidence.accuracy import doubling, importance
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates
 from bayesmeta.sites import quiet_pyro
@@ -264,7 +264,7 @@ def test_separated_tasks_are_held_by_the_prior() -> None:
     z = np.linspace(-9, 9, 4001)
     step = z[1] - z[0]
     for evidence, tolerance in ((choose(program, tasks), 5e-3), (choose(program, tasks, "laplace"), 0.5)):
-        assert not isinstance(evidence, Joint)
+        assert not isinstance(evidence, Joint | Own)
         expected = [
             logsumexp(stats.norm.logpdf(z) + n * log_expit(sign * (0.5 + 3 * z))) + np.log(step)
             for n, sign in ((6, 1), (3, -1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
-from bayesmeta.errors import DataError
+from bayesmeta.errors import BayesmetaWarning, DataError
 from bayesmeta.tasks import Tasks
 
 __all__ = ["check_like", "observations"]
@@ -33,6 +35,8 @@ def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
     seen = [name for name in tasks.names if name in fit]
     if not seen:
         return tasks, nothing
+    numbered = _numbered(fit) and _numbered(tasks)
+    continued: list[str] = []
     xs, ys, old_xs, old_ys = [], [], [], []
     for task in tasks:
         old = fit[task.name] if task.name in seen else None
@@ -45,10 +49,13 @@ def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
         x, y = (task.x, task.y) if old is None else (old.x, old.y)
         if old is not None and keep and task.n:
             x, y = torch.cat([old.x, task.x]), torch.cat([old.y, task.y])
+            continued.append(task.name)
         xs.append(x)
         ys.append(y)
         old_xs.append(x[:0] if old is None else old.x)
         old_ys.append(y[:0] if old is None else old.y)
+    if numbered and continued:
+        _warn_numbered(continued)
     context = tasks.context or None
     known = Tasks.from_lists(xs, ys, names=tasks.names, context=context, allow_empty=True)
     before = Tasks.from_lists(old_xs, old_ys, names=tasks.names, context=context, allow_empty=True)
@@ -57,3 +64,17 @@ def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
+
+
+def _numbered(tasks: Tasks) -> bool:
+    """Whether names are those that tasks get where none are given."""
+    return tasks.columns is None and tasks.names == tuple(map(str, range(len(tasks))))
+
+
+def _warn_numbered(names: list[str]) -> None:
+    warnings.warn(
+        f"task(s) {names[:5]} are taken for those of the fit that have the same number for a name, and go on from what "
+        "it has seen of them: if they are new, name them, as in tasks.with_names(['new 0', 'new 1'])",
+        BayesmetaWarning,
+        stacklevel=5,
+    )
