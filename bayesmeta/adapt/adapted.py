@@ -32,7 +32,8 @@ class Adapted:
     Attributes:
         tasks: The observations each task was adapted on (with those of the fit, for tasks of the fit).
         method: One of ``bayesmeta.adapt.METHODS``, ``"population"`` where nothing is known of the tasks, or
-            ``"laplace, nuts"``, some tasks by the one and some by the other.
+            ``"laplace, nuts"``, some tasks by the one and some by the other; ``"joint"`` where a joint fit has drawn
+            θ and nothing is new.
         reason: Why that method, and what should be known about how it went.
         k_hat: Pareto k-hat of the weights of φ per task (T,): above 0.7 the new task tells more about φ than
             the draws can follow, and a refit with it is due. -inf where all weights are equal, inf where there are

@@ -1,6 +1,7 @@
 """Which method adapts best, found out and said: what ``method="auto"`` does.
 
-The evidence of the fit, where θ was integrated out. After a joint fit: the closed form where there is one; else
+The evidence of the fit, where θ was integrated out. After a joint fit: its own draws of θ for tasks of which nothing
+new is known; for the others the closed form where there is one; else
 Laplace's method, corrected, for every task where searches from several starts end at one mode and k-hat says that
 its proposals follow; else NUTS. A network's weights are too many for any of them: gradient steps, or Langevin steps
 where k-hat says that no Gaussian describes where those end.
@@ -47,6 +48,9 @@ def adapt_auto(problem: Problem) -> Chosen:
         if name == "laplace":
             return Chosen(laplace.run(problem, laplace.Laplace()), name, "as in the fit, and corrected")
         return Chosen(adapt_collapsed(problem, evidence), name, "as in the fit")
+    unchanged = problem.seen & problem.unchanged
+    if bool(unchanged.any()):
+        return _as_fitted(problem, unchanged)
     structure = problem.program.structure
     if structure.theta.size > MOST_CORRECTED and structure.vectorised:
         return _many(problem)
@@ -57,6 +61,19 @@ def adapt_auto(problem: Problem) -> Chosen:
     if not structure.vectorised:
         return Chosen(nuts.run(problem, nuts.NUTS()), "nuts", "the task cannot be vectorised, as Laplace's method asks")
     return _laplace_or_nuts(problem)
+
+
+def _as_fitted(problem: Problem, unchanged: Tensor) -> Chosen:
+    """Tasks of a joint fit (T,) of which nothing new is known keep the θ that it drew; the others are adapted."""
+    kept, rest = torch.nonzero(unchanged).squeeze(-1), torch.nonzero(~unchanged).squeeze(-1)
+    own, why = nuts.continued(problem.at(kept)), "nothing new is known: θ as the joint fit drew it"
+    if not len(rest):
+        return Chosen(own, "joint", why)
+    chosen = adapt_auto(problem.at(rest))
+    count = len(chosen.result.phi)
+    own = own.rows(torch.linspace(0, len(own.phi) - 1, count).round().long())
+    joined = Result.joined([own, chosen.result], torch.argsort(torch.cat([kept, rest])))
+    return Chosen(joined, f"joint, {chosen.method}", f"{chosen.reason}; of {len(kept)} tasks {why}")
 
 
 def _many(problem: Problem) -> Chosen:

@@ -30,7 +30,7 @@ from bayesmeta.program import Program, Row, first_rows
 from bayesmeta.psis import effective_size, psis
 from bayesmeta.tasks import Tasks
 
-__all__ = ["NUTS", "run"]
+__all__ = ["NUTS", "continued", "run"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run(problem: Problem, config: NUTS) -> Result:
     seen = torch.nonzero(problem.seen).squeeze(-1)
     parts = [_by_nuts(problem.at(part), config) for part in new.split(config.tasks_at_once) if len(part)]
     if len(seen):
-        parts.append(_continued(problem.at(seen)))
+        parts.append(continued(problem.at(seen)))
     return Result.joined(parts, torch.argsort(torch.cat([new, seen])))
 
 
@@ -138,7 +138,7 @@ def _by_nuts(problem: Problem, config: NUTS) -> Result:
     return Result(chosen[:, back], v[:, back], k_hat[back], effective_size(smoothed)[back], exact)
 
 
-def _continued(problem: Problem) -> Result:
+def continued(problem: Problem) -> Result:
     """Tasks of the fit: their own draws, weighted by log p(new | θ) = log p(all | θ) - log p(before | θ)."""
     posterior, program, phi = problem.posterior, problem.program, problem.phi
     at = [posterior.tasks.index(name) for name in problem.known.names]
