@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
+from scipy.optimize import minimize
 from scipy.special import log_expit, logsumexp
 from torch import Tensor
 
@@ -251,6 +253,42 @@ def mixture(theta: Tensor, x: Tensor, phi: Any) -> Any:
 def test_kinks_and_several_peaks_fall_through_to_joint(observe: Any) -> None:
     tasks = ragged()
     assert kind(choose(hierarchy_of(observe).program(tasks), tasks)) == "joint"
+
+
+# --- hard to find -------------------------------------------------------------------------------------------
+
+
+def test_a_mode_behind_a_singular_hessian_is_found() -> None:
+    """Three points on a decaying curve: the first Newton step would go thousands of prior sds."""
+    x, y = [1.17388127, 2.46641148, 2.556157], [1.22137955, 0.35171971, 0.41729205]
+    at = {"a": 1.06836673, "k": 0.27903329, "sa": 0.39364500, "sk": 0.36339116, "s": 0.11450302}
+    scale = {"sa": 1.0, "sk": 0.5, "s": 0.5}
+
+    def hyperprior() -> dict[str, Tensor]:
+        level = {name: pyro.sample(name, dist.Normal(0.0, 2.0)) for name in ("a", "k")}
+        return level | {name: pyro.sample(name, dist.HalfNormal(width)) for name, width in scale.items()}
+
+    def decay(phi: dict[str, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        amplitude = pyro.sample("amplitude", dist.LogNormal(phi["a"], phi["sa"]))
+        rate = pyro.sample("rate", dist.LogNormal(phi["k"], phi["sk"]))
+        drawn: Tensor = pyro.sample("y", dist.Normal(amplitude * torch.exp(-rate * x), phi["s"]).to_event(1), obs=y)
+        return drawn
+
+    def minus_log_joint(v: Array) -> float:
+        level, rate = np.exp(at["a"] + at["sa"] * v[0]), np.exp(at["k"] + at["sk"] * v[1])
+        return float(v @ v / 2 + ((y - level * np.exp(-rate * np.array(x))) ** 2).sum() / (2 * at["s"] ** 2))
+
+    tasks = bm.Tasks.from_lists([x], [y])
+    program = bm.Hierarchy(hyperprior, decay).program(tasks)
+    u = torch.tensor([at["a"], at["k"], *(math.log(at[name]) for name in scale)], dtype=torch.float64)
+    evidence = Quadrature(program, tasks)
+    expected = min((minimize(minus_log_joint, [i, j]) for i in (-1, 1) for j in (-1, 1)), key=lambda found: found.fun).x
+
+    mode, _ = evidence.modes.many(u.unsqueeze(0), evidence.data)
+    np.testing.assert_allclose(mode[0, 0].numpy(), expected, atol=1e-4)
+    with quiet_pyro():
+        alone, _ = evidence.modes.at(program.phi(u), evidence.data)
+    np.testing.assert_allclose(alone[0].numpy(), expected, atol=1e-4)
 
 
 # --- no mode ------------------------------------------------------------------------------------------------

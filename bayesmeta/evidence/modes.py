@@ -4,7 +4,8 @@
 
 over standardised θ. Close to the mode s is one; far from it, or where P is not positive definite (it is then
 moved until it is), s is the best of a ladder of step lengths. How far a task still is from its mode is measured
-by √(g'P⁻¹g): the length of the step in posterior standard deviations.
+by √(g'P⁻¹g): the length of the step in posterior standard deviations. A search that does not arrive is made once
+more with care: no step is longer than a few prior standard deviations, and negative curvature counts as positive.
 
 The search is one opaque operation to whatever surrounds it: `torch.func.vmap` hands it all points at once,
 `make_fx` records one call, and derivatives do not enter it. A `Workspace` around the density lets it start where
@@ -28,18 +29,17 @@ from torch.utils import _pytree as pytree
 
 from bayesmeta.density import record_call
 from bayesmeta.errors import BayesmetaError
-from bayesmeta.evidence.gaussian import Gaussian, is_definite
+from bayesmeta.evidence.newton import LADDER, Step, best, newton_step, shortened
 from bayesmeta.mapping import chunk_size, mapped, over_draws
 from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.workspace import Workspace, current
 
-__all__ = ["At", "Found", "Modes", "Step"]
+__all__ = ["At", "Found", "Modes"]
 
 # Modes (T, p) in standardised θ and roots of P⁻¹ there (T, p, p), in the order of the batches.
 At: TypeAlias = tuple[Tensor, Tensor]
 
-LADDER = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3)
 MOST_STEPS = 60
 # Newton steps this short, in posterior standard deviations, are taken whole without a look at the density, so many
 # times; should they not converge, each further one is looked at.
@@ -48,18 +48,6 @@ BOLD, BOLD_STEPS = 3.0, 8
 NUMBERS = 10
 # Standardised coordinates to start from: off zero, where a symmetric density would have a saddle.
 START = 0.1
-
-
-class Step(NamedTuple):
-    """A Newton step of each task (..., T, p), the root of P⁻¹ (..., T, p, p), the decrement and whether P was definite.
-
-    The root is L⁻ᵀ, L the Cholesky factor of P: upper triangular.
-    """
-
-    step: Tensor
-    root: Tensor
-    decrement: Tensor
-    definite: Tensor
 
 
 class Found(NamedTuple):
@@ -123,6 +111,21 @@ class Modes:
                 return self._iterate(*self._at_one_point(flat, start, leaves, workspace), flat, start)
             return self._many(flat, start, leaves)
 
+    def rescued(self, found: Found, flat: Tensor, start: Tensor, leaves: Sequence[Tensor]) -> Found:
+        """What was found, and where tasks were lost a second search, with care, from a start (..., T, p)."""
+        if flat.dim() == 1:
+            many = Found(*(part.unsqueeze(0) for part in found))
+            return Found(*(part[0] for part in self.rescued(many, flat.unsqueeze(0), start.unsqueeze(0), leaves)))
+        lost = torch.nonzero(~torch.isfinite(found.mode).all(-1).all(-1)).squeeze(-1)
+        with quiet_pyro():
+            again = self._many(flat[lost], start[lost], leaves, careful=True)
+        better = torch.isfinite(again.mode).all(-1) & ~torch.isfinite(found.mode[lost]).all(-1)
+        parts = []
+        for old, new in zip(found, again, strict=True):
+            mask = better.reshape(*better.shape, *(1,) * (old.dim() - 2))
+            parts.append(old.index_copy(0, lost, torch.where(mask, new, old[lost])))
+        return Found(*parts)
+
     def reason(self, phi: Phi, data: Sequence[Row], position: int) -> str:
         """Why the task at this position (in the order of the batches) has no mode at this φ."""
         flat = self.program.structure.phi.flatten(phi.values).detach()
@@ -144,21 +147,22 @@ class Modes:
 
     # ------------------------------------------------------------------------------------------------------
 
-    def _many(self, flat: Tensor, start: Tensor, leaves: Sequence[Tensor]) -> Found:
+    def _many(self, flat: Tensor, start: Tensor, leaves: Sequence[Tensor], *, careful: bool = False) -> Found:
         """Many points at once, in chunks of bounded memory."""
         rows = pytree.tree_unflatten(list(leaves), self._spec)
         cells = sum(row.mask.numel() for row in rows) * (start.shape[-1] + 1)
         chunk = chunk_size(NUMBERS * cells)
-        parts = [self._chunk(f, v, rows) for f, v in zip(flat.split(chunk), start.split(chunk), strict=True)]
+        parts = [self._chunk(f, v, rows, careful) for f, v in zip(flat.split(chunk), start.split(chunk), strict=True)]
         return parts[0] if len(parts) == 1 else Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _chunk(self, flat: Tensor, v: Tensor, rows: Sequence[Row]) -> Found:
+    def _chunk(self, flat: Tensor, v: Tensor, rows: Sequence[Row], careful: bool) -> Found:
         """The search at some points, of which those that have arrived drop out."""
         out: Found | None = None
         left = torch.arange(len(flat))
         for count in range(MOST_STEPS):
-            found = self._step(*self._derivatives(flat[left], v, rows))
-            moved = self._moved(flat[left], v, rows, found, bold=count < BOLD_STEPS)
+            found = newton_step(*self._derivatives(flat[left], v, rows), careful=careful)
+            found = shortened(found) if careful else found
+            moved = self._moved(flat[left], v, rows, found, bold=count < BOLD_STEPS and not careful)
             done = (found.decrement < self.tolerance) & found.definite
             still = ~done & (moved != v).any(-1)
             mode = torch.where(done.unsqueeze(-1), moved, math.nan)
@@ -189,7 +193,7 @@ class Modes:
             ladder = torch.tensor([0.0, *LADDER], dtype=torch.float64)[:, None, None, None]
             tried = (v[far] + ladder * step).flatten(0, 1)
             seen = self._values(flat[far].repeat(len(ladder), 1), tried, rows).unflatten(0, (len(ladder), len(far)))
-            moved = moved.index_copy(0, far, v[far] + _best(seen).unsqueeze(-1) * step)
+            moved = moved.index_copy(0, far, v[far] + best(seen).unsqueeze(-1) * step)
         return moved
 
     def _values(self, flat: Tensor, v: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -221,7 +225,7 @@ class Modes:
                 moved = v + found.step
             else:
                 step = torch.where(torch.isfinite(found.step), found.step, 0.0)
-                moved = v + _best(ahead(flat, v, step)[0]).unsqueeze(-1) * step
+                moved = v + best(ahead(flat, v, step)[0]).unsqueeze(-1) * step
             done = (found.decrement < self.tolerance) & found.definite
             if bool(done.all()):
                 return Found(moved, found.root, found.decrement, found.definite)
@@ -265,16 +269,7 @@ class Modes:
 
         parts = self._batches(one, v, rows)
         g, precision = (torch.cat([part[k] for part in parts]) for k in range(2))
-        return tuple(self._step(g, precision))
-
-    @staticmethod
-    def _step(g: Tensor, precision: Tensor) -> Step:
-        """The step from gradients (..., T, p) and minus Hessians (..., T, p, p)."""
-        definite = is_definite(precision)
-        gaussian = Gaussian.of(torch.where(definite[..., None, None], precision, _made_definite(precision)), g)
-        root = torch.stack([torch.stack(column, -1) for column in gaussian.columns()], -1)
-        decrement = torch.stack([w * w for w in gaussian.white]).sum(0).sqrt()
-        return Step(torch.stack(gaussian.mean(), -1), root, decrement, definite)
+        return tuple(newton_step(g, precision))
 
     def _ahead(self, flat: Tensor, v: Tensor, step: Tensor, *leaves: Tensor) -> tuple[Tensor]:
         """log p(y_t, θ | φ) (1 + ladder, T) at v and at v moved by each multiple of the step."""
@@ -300,23 +295,6 @@ class Modes:
             values[site.name] = flat[start : start + count].reshape(site.shape)
             start += count
         return self.program.phi_at(values).returned
-
-
-def _made_definite(precision: Tensor) -> Tensor:
-    """P with so much added to its diagonal that it is diagonally dominant: -P for a negative number P."""
-    diagonal = precision.diagonal(dim1=-2, dim2=-1)
-    least = (2 * diagonal - precision.abs().sum(-1)).amin(-1)
-    shift = 2 * (-least).clamp(min=0) + 1e-3
-    return precision + shift[..., None, None] * torch.eye(precision.shape[-1], dtype=precision.dtype)
-
-
-def _best(seen: Tensor) -> Tensor:
-    """The multiple of the step (...) after which the density is largest, from `_ahead` (1 + ladder, ...)."""
-    seen = torch.where(torch.isfinite(seen), seen, -math.inf)
-    slack = 1e-13 * (1 + seen[0].abs())  # a whole step that is worse by rounding alone is taken
-    whole = seen[1] >= seen.amax(0) - slack
-    ladder = torch.tensor([0.0, *LADDER], dtype=torch.float64)
-    return ladder[torch.where(whole, 1, seen.argmax(0))]
 
 
 def _grad(value: Tensor, leaf: Tensor) -> Tensor:
@@ -365,6 +343,8 @@ def _modes(key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> tuple
         found = solver.solve(flat, cold if warm is None else warm, data)
         if warm is not None and not bool(torch.isfinite(found.mode).all()):
             found = solver.solve(flat, cold, data)
+        if not bool(torch.isfinite(found.mode).all()):
+            found = solver.rescued(found, flat, cold, data)
         if workspace is not None and bool(torch.isfinite(found.mode).all()):
             workspace.last[place] = found.mode
     return found.mode.clone(), found.root.clone()
