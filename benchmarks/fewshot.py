@@ -26,6 +26,7 @@ TITLES = {
     "gp-rbf": "Gaussian processes, RBF kernel, length and scale of each task its own",
     "gp-matern52": "The same, Matérn-5/2 kernel",
 }
+RANGES = {"in": "in range", "out": "out of range"}
 HEADER = (
     "learner",
     "shots",
@@ -75,7 +76,8 @@ def sheets(store: Store, problems: tuple[Problem, ...], tools: tuple[Tool, ...])
         for inputs in ranges:
             lines = [line for tool, row in found for line in _lines(tool.title, row, inputs)]
             many = len(ranges) > 1
-            pages.append(Sheet(problem.title + (f", {inputs} of range" if many else ""), HEADER, _by_shots(lines)))
+            title = f"{problem.title}, {RANGES[inputs]}" if many else problem.title
+            pages.append(Sheet(title, HEADER, _by_shots(lines)))
     return pages
 
 

@@ -35,7 +35,7 @@ def test_learners_stand_by_shots_and_ranges(tmp_path: Path) -> None:
 
     inside, outside = fewshot.sheets(Store(tmp_path / "x.json", rows), fewshot.PROBLEMS, fewshot.LEARNERS)
 
-    assert inside.title == "DKT's sines, in of range"
+    assert inside.title == "DKT's sines, in range"
     assert [line[:4] for line in inside.rows] == [
         ["Bayes-optimal", "1", "1.0000", "1"],
         ["Gaussian process", "1", "0.0400", "1.500 (0.100)"],
