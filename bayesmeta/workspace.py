@@ -22,21 +22,24 @@ class Workspace:
 
     Args:
         mode: How solvers evaluate their steps: as they are, recorded, or recorded and compiled.
+        patient: Whether a search that does not arrive is made once more, with care.
 
     Attributes:
         mode: As given.
+        patient: As given.
         recorded: Recorded steps; forks share them.
         last: Where solvers stopped last; never shared.
     """
 
-    def __init__(self, mode: Mode = "eager") -> None:
+    def __init__(self, mode: Mode = "eager", *, patient: bool = True) -> None:
         self.mode: Mode = mode
+        self.patient = patient
         self.recorded: dict[Hashable, Any] = {}
         self.last: dict[Hashable, Any] = {}
 
     def fork(self) -> Workspace:
         """Another chain's workspace: what was recorded is shared, where solvers stopped is not."""
-        other = Workspace(self.mode)
+        other = Workspace(self.mode, patient=self.patient)
         other.recorded = self.recorded
         return other
 

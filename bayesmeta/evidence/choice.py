@@ -80,7 +80,8 @@ def laplace(program: Program, tasks: Tasks) -> Laplace:
 
 def plausible(evidence: Quadrature | Laplace) -> Tensor:
     """Coordinates of φ (4, q): the mode of p(φ | D) and draws about it, else the best of random ones."""
-    with Workspace(), quiet_pyro():
+    # where searches for modes go astray φ is far from what the data are about: not worth a second search
+    with Workspace(patient=False), quiet_pyro():
         random = _best_of_random(evidence)
         top = climb(lambda u: _value_and_grad(evidence, u), random[0], CLIMBS, ENOUGH) if len(random) else None
         if top is None:

@@ -343,7 +343,7 @@ def _modes(key: Tensor, flat: Tensor, like: Tensor, data: list[Tensor]) -> tuple
         found = solver.solve(flat, cold if warm is None else warm, data)
         if warm is not None and not bool(torch.isfinite(found.mode).all()):
             found = solver.solve(flat, cold, data)
-        if not bool(torch.isfinite(found.mode).all()):
+        if (workspace is None or workspace.patient) and not bool(torch.isfinite(found.mode).all()):
             found = solver.rescued(found, flat, cold, data)
         if workspace is not None and bool(torch.isfinite(found.mode).all()):
             workspace.last[place] = found.mode
