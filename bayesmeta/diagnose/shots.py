@@ -33,7 +33,6 @@ __all__ = ["Shots", "shots"]
 QUERIES = 10
 DRAWS = 500
 LEVEL = 0.9
-MEASURES = ("rmse", "sd", "nll", "coverage")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
