@@ -26,7 +26,7 @@ from bayesmeta.errors import BayesmetaError, OptionError, unknown
 from bayesmeta.evidence import METHODS
 from bayesmeta.infer import laplace, nuts
 from bayesmeta.infer.climb import climb, finite_starts
-from bayesmeta.infer.importance import Importance
+from bayesmeta.infer.importance import K_HAT, LEAST, PER_ROUND, Importance
 from bayesmeta.infer.options import check_whole
 from bayesmeta.infer.proposals import Proposal
 from bayesmeta.target import Target
@@ -34,10 +34,7 @@ from bayesmeta.track import bar, stage
 
 __all__ = ["Auto", "run"]
 
-K_HAT = 0.7
-LEAST = 1000.0
 ROUNDS = 5
-PER_ROUND = 2000  # at least: a tail that was fitted to fewer draws was seen to come out short (`bm.sbc`)
 # Numbers that one density goes through: above the first, good weights are not made better by another round; above
 # the second, compiling pays. Sizes and not seconds, so that a seed gives the same draws on a busy machine.
 LARGE = 20_000

@@ -18,9 +18,11 @@ from torch import Tensor
 from bayesmeta.infer.proposals import Dense, Mixture, Proposal
 from bayesmeta.psis import effective_size, psis, resample
 
-__all__ = ["Importance", "fitted_mixture"]
+__all__ = ["K_HAT", "LEAST", "PER_ROUND", "Importance", "fitted_mixture"]
 
-K_HAT_LIMIT = 0.7
+# When weighted draws can stand as they are: below this k-hat, with so many effective draws.
+K_HAT, LEAST = 0.7, 1000.0
+PER_ROUND = 2000  # at least: a tail that was fitted to fewer draws was seen to come out short (`bm.sbc`)
 DF = 5.0
 # Components are drawn from this much wider than the points they were fitted to: too wide costs a few draws, too
 # narrow costs the tails.

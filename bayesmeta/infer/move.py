@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.infer.climb import climb
-from bayesmeta.infer.importance import DF, Importance, fitted_mixture
+from bayesmeta.infer.importance import DF, K_HAT, LEAST, PER_ROUND, Importance, fitted_mixture
 from bayesmeta.infer.laplace import at_modes
 from bayesmeta.infer.proposals import Proposal
 from bayesmeta.psis import effective_size
@@ -27,10 +27,7 @@ from bayesmeta.track import bar
 __all__ = ["MOST_DIMENSIONS", "Moved", "move", "tempered"]
 
 MOST_DIMENSIONS = 60
-K_HAT = 0.7
-LEAST = 1000.0
 ROUNDS = 6
-PER_ROUND = 2000
 # Effective draws that a first proposal is fitted to, at least and for each dimension; with fewer the mode is sought.
 FOLLOWING, PER_DIMENSION = 100.0, 10.0
 STARTS = 4
