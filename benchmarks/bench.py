@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report
+from benchmarks.measure import ROOT
 from benchmarks.plan import Limits, carry_out, jobs
 from benchmarks.problems import Problem
 from benchmarks.store import Store
@@ -82,6 +84,7 @@ def carry(bench: Bench, args: argparse.Namespace, command: str) -> int:
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)
     todo = list(jobs(chosen_problems, chosen_tools, limits.repeats))
+    _compile_bytecode()
     with tempfile.TemporaryDirectory(prefix="bayesmeta-bench-") as scratch:
         carry_out(todo, store, limits, Path(scratch), lambda line: console.print(line, markup=False))
     store.save()
@@ -93,6 +96,12 @@ def carry(bench: Bench, args: argparse.Namespace, command: str) -> int:
     if bench.publish and not args.quick and args.out is None:
         bench.publish(pages)
     return int(any(not row["ok"] for row in store.rows))
+
+
+def _compile_bytecode() -> None:
+    """What installing a package does for it: the peers come with their bytecode, a checkout does not."""
+    for folder in ("bayesmeta", "benchmarks"):
+        compileall.compile_dir(ROOT / folder, quiet=1)
 
 
 def _select(

@@ -47,7 +47,8 @@ interpreter, the imports, compiling, warm-up and sampling in it; medians over th
 and R-hat are ArviZ's, computed afterwards in the same way for all; the effective size of weighted draws and their
 k-hat are bayesmeta's own. *Diagnosed* means R-hat below 1.01 and least ESS of 400 or more, or k-hat below .7 and an
 effective size of 1,000 or more. The cache is that of the tool's compiler on disk: *empty* is the first fit ever of a
-model and shape, *warm* the next process, *none* a tool that compiles nothing. NumPyro and PyMC + nutpie run 2 chains
+model and shape, *warm* the next process, *none* a tool that compiles nothing. Python's own bytecode
+is there for all tools, as it is after an installation. NumPyro and PyMC + nutpie run 2 chains
 side by side, 1,000 draws after 1,000 of warm-up, in float64 and in the form that suits them; Pyro runs 2 chains, one
 after the other, 1,000 draws after 500. *Times as long* is beside `auto`."""
 
