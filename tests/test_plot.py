@@ -20,7 +20,7 @@ from torch import Tensor
 import bayesmeta as bm
 from bayesmeta.errors import OptionError, UnknownNameError
 from bayesmeta.plot import shrinkage
-from bayesmeta.plot.shrinkage import BLUE, GREY
+from bayesmeta.plot.style import BLUE, GREY
 from tests.fitted import tiny
 from tests.scenarios import correlated, log_normal, normal_normal
 from tests.test_posterior import plates

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayesmeta.demo.result import SHOWN, Result, inside
 from bayesmeta.plot import shrinkage
-from bayesmeta.plot.shrinkage import BLACK, BLUE, RED
+from bayesmeta.plot.style import BLACK, BLUE, LIGHT, RED, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,6 @@ __all__ = ["Picture", "draw"]
 
 DOTS_PER_INCH = 150
 MOST_ROWS = 24  # hidden observations drawn per task
-LIGHT = "#c9c9c9"
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,7 @@ def _spread(result: Result, name: str) -> pd.Index[int]:
     """The rows of a hidden task that are drawn, by predicted mean and truth; of many an even spread."""
     frame = result.first.ways["both"]
     rows = frame[frame["task"] == name].sort_values(["mean", "y"]).index
-    if len(rows) > MOST_ROWS:
-        rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int)]
-    return rows
+    return rows[spread(len(rows), MOST_ROWS)]
 
 
 def _panel(ax: Axes, result: Result, rows: pd.Index[int]) -> None:

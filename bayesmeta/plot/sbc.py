@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesmeta.errors import UnknownNameError, unknown
+from bayesmeta.plot.style import BLACK, BLUE, PALE, SERIES, legend, new_axes, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +28,6 @@ Array = npt.NDArray[np.float64]
 
 __all__ = ["sbc"]
 
-GREY, BLUE, BLACK = "#d9d9d9", "#1f5fa8", "#111111"
-OUTSIDE = ("#b8392b", "#c77d0a", "#7a4fa3", "#1b8a6b", "#8a5a36", "#c2468f")
 MOST_NAMED = 6
 
 
@@ -56,9 +55,9 @@ def sbc(
     """
     pick = _pick(calibration.quantities, quantities)
     z, difference, lower, upper = calibration.ecdf(level)
-    ax = _new_axes() if ax is None else ax
+    ax = new_axes() if ax is None else ax
     ends = (np.r_[0.0, z, 1.0], np.r_[0.0, lower, 0.0], np.r_[0.0, upper, 0.0])
-    ax.fill_between(*ends, color=GREY, linewidth=0, zorder=1, label=f"{level:.0%} band, all quantities at once")
+    ax.fill_between(*ends, color=PALE, linewidth=0, zorder=1, label=f"{level:.0%} band, all quantities at once")
     ax.axhline(0.0, color=BLACK, linewidth=0.8, zorder=2)
     outside = [k for k in pick if ((difference[:, k] < lower) | (difference[:, k] > upper)).any()]
     _draw_inside(ax, z, difference[:, [k for k in pick if k not in outside]])
@@ -67,14 +66,13 @@ def sbc(
         name = calibration.quantities[k] if place < MOST_NAMED else None
         if place == MOST_NAMED:
             name = f"and {len(outside) - MOST_NAMED} more outside"
-        _step(ax, z, difference[:, k], OUTSIDE[min(place, len(OUTSIDE) - 1)], name, 1.6)
+        _step(ax, z, difference[:, k], SERIES[min(place, len(SERIES) - 1)], name, 1.6)
     ax.set_xlim(0, 1)
     ax.set_xlabel(f"z: rank of the true value among {calibration.draws} draws, scaled")
     ax.set_ylabel("share of ranks below z, minus z")
-    ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(f"{calibration.verdict.level}: {len(calibration):,} replications", loc="left", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
-    return ax
+    legend(ax, "below")
+    return tidy(ax)
 
 
 def _pick(known: tuple[str, ...], wanted: Sequence[str] | None) -> list[int]:
@@ -84,12 +82,6 @@ def _pick(known: tuple[str, ...], wanted: Sequence[str] | None) -> list[int]:
         if name not in known:
             raise UnknownNameError(unknown("quantity", name, known))
     return [known.index(name) for name in wanted]
-
-
-def _new_axes() -> Axes:
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(6.4, 4.6), layout="constrained")[1]
 
 
 def _draw_inside(ax: Axes, z: Array, differences: Array) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bayesmeta.errors import OptionError, UnknownNameError, unknown
 from bayesmeta.plot.pooling import Pooling, pooling
+from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, check_level, legend, new_axes, noun, spread, thinned, tidy
 from bayesmeta.sites import element_labels
 
 if TYPE_CHECKING:
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
 
     from bayesmeta.posterior import Posterior
 
-__all__ = ["noun", "shrinkage"]
+__all__ = ["shrinkage"]
 
 MOST_TASKS = 100
 MOST_TICKS = 25
 BEYOND = 1.5  # heights of all intervals together
-BLUE, GREY, RED, BLACK = "#1f5fa8", "#5f5f5f", "#b8392b", "#111111"
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,12 @@ def shrinkage(
     _check(level, element, shape)
     order = _order(posterior.tasks.sizes if along is None else _context(posterior, along))
     columns = _columns(posterior, site, element, level, along, order)
-    ax = _new_axes(len(order)) if ax is None else ax
+    ax = new_axes(min(9.5, 4.5 + 0.06 * len(order)), 4.8) if ax is None else ax
     _draw(ax, columns, noun(posterior), along, level)
     _label_horizontal(ax, posterior, columns, along, [posterior.tasks.names[k] for k in order.tolist()])
     ax.set_ylabel(label or element_labels(site, shape)[element])
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    return ax
-
-
-def noun(posterior: Posterior) -> str:
-    """What a task is called: the name of the column that the tasks came from, or "task"."""
-    columns = posterior.tasks.columns
-    return "task" if columns is None else columns.task
+    legend(ax)
+    return tidy(ax)
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------
@@ -108,8 +101,7 @@ def _check(level: float, element: int, shape: tuple[int, ...]) -> None:
     count = torch.Size(shape).numel()
     if not 0 <= element < count:
         raise OptionError(f"element must lie between 0 and {count - 1}, got {element}")
-    if not 0 < level < 1:
-        raise OptionError(f"level must lie between 0 and 1, got {level!r}")
+    check_level(level)
 
 
 def _context(posterior: Posterior, along: str) -> Tensor:
@@ -124,10 +116,7 @@ def _context(posterior: Posterior, along: str) -> Tensor:
 
 def _order(key: Tensor) -> Tensor:
     """Tasks from left to right; of very many, an even spread."""
-    order = torch.argsort(key, stable=True)
-    if len(order) > MOST_TASKS:
-        order = order[torch.linspace(0, len(order) - 1, MOST_TASKS).round().long()]
-    return order
+    return torch.argsort(key, stable=True)[spread(len(key), MOST_TASKS)]
 
 
 def _columns(posterior: Posterior, site: str, element: int, level: float, along: str | None, order: Tensor) -> _Columns:
@@ -155,12 +144,6 @@ def _pooled(posterior: Posterior, site: str, element: int, order: Tensor) -> Poo
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
-
-
-def _new_axes(count: int) -> Axes:
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(min(9.5, 4.5 + 0.06 * count), 4.8), layout="constrained")[1]
 
 
 def _draw(ax: Axes, columns: _Columns, noun: str, along: str | None, level: float) -> None:
@@ -216,8 +199,7 @@ def _label_horizontal(ax: Axes, posterior: Posterior, columns: _Columns, along: 
         _ticks(ax, columns.sizes, names, noun(posterior))
     else:
         ax.set_xlabel(along)
-    if len(names) < len(posterior.tasks):
-        ax.set_xlabel(f"{ax.get_xlabel()} ({len(names)} of {len(posterior.tasks):,} tasks, evenly spread)")
+    ax.set_xlabel(ax.get_xlabel() + thinned(len(names), len(posterior.tasks)))
 
 
 def _ticks(ax: Axes, sizes: Tensor, names: list[str], noun: str) -> None:
