@@ -147,6 +147,12 @@ def test_epil_differs_from_older_copies_in_one_number(folder: Path) -> None:
     assert round(third.var(), 1) == 215.3
 
 
+def test_heart_has_the_patients_of_the_four_papers(folder: Path) -> None:
+    ill = data.load("heart").assign(ill=lambda frame: frame["num"] > 0).groupby("hospital")["ill"]
+    assert ill.size().to_dict() == {"cleveland": 303, "hungary": 294, "switzerland": 123, "va_long_beach": 200}
+    assert ill.sum().to_dict() == {"cleveland": 139, "hungary": 106, "switzerland": 115, "va_long_beach": 149}
+
+
 def test_kidney_has_the_patients_of_the_paper() -> None:
     frame = data.load("kidney")
     assert frame.groupby("patient").size().tolist() == [2] * 38
@@ -174,7 +180,8 @@ def test_a_changed_file_in_the_folder_is_refused(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("name", [name for name, remote in REMOTE.items() if remote.original is None])
 def test_what_only_a_folder_has_says_so(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAYESMETA_DATA", str(tmp_path))
-    message = f"'{name}' is only read from a folder: set BAYESMETA_DATA to one that holds classic/{name}.csv"
+    where = REMOTE[name].folder.location
+    message = f"'{name}' is only read from a folder: set BAYESMETA_DATA to one that holds {where}"
     with pytest.raises(NotAvailableError, match=message):
         data.load(name)
     assert "from nowhere else" in data.describe(name)

@@ -28,6 +28,7 @@ class Entry:
         licence: the terms they come under.
         citation: what to cite.
         note: what a careful user should know; empty if there is nothing.
+        n_empty: the number of empty cells, which are NaN in the frame.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Entry:
     licence: str
     citation: str
     note: str = ""
+    n_empty: int = 0
 
     def text(self) -> str:
         """The entry for a reader."""
@@ -61,7 +63,7 @@ def checked(frame: pd.DataFrame, entry: Entry, where: str) -> pd.DataFrame:
         "columns": list(entry.columns),
         "rows": entry.n_rows,
         "tasks": entry.n_tasks,
-        "empty cells": 0,
+        "empty cells": entry.n_empty,
     }
     got = {
         "columns": list(frame.columns),

@@ -107,6 +107,45 @@ _ENTRIES = [
         ),
         Source("classic/hsb82.csv", "01ebe7f2c4b0daa9dd0939a0462cb81d7f60617d991822ae7c499a384100d14e", _csv),
     ),
+    Remote(
+        Entry(
+            name="heart",
+            title="920 patients of four hospitals who were examined for coronary heart disease",
+            columns={
+                "hospital": "cleveland, hungary, switzerland or va_long_beach",
+                "age": "in years",
+                "sex": "1 male, 0 female",
+                "cp": "chest pain: 1 typical angina, 2 atypical angina, 3 another pain, 4 none",
+                "trestbps": "blood pressure at rest in mm Hg",
+                "chol": "cholesterol in mg/dl",
+                "fbs": "1 if fasting blood sugar is above 120 mg/dl",
+                "restecg": "electrocardiogram at rest: 0 normal, 1 ST-T wave abnormal, 2 hypertrophy",
+                "thalach": "highest heart rate reached",
+                "exang": "1 if exercise brought on angina",
+                "oldpeak": "ST depression brought on by exercise",
+                "slope": "of the ST segment at peak exercise: 1 up, 2 flat, 3 down",
+                "ca": "vessels coloured by fluoroscopy, 0 to 3",
+                "thal": "3 normal, 6 fixed defect, 7 reversible defect",
+                "num": "diagnosis by angiography: 0 no vessel narrowed by half, 1 to 4 disease",
+            },
+            task="hospital",
+            n_rows=920,
+            n_tasks=4,
+            source="the four processed files of the UCI data set Heart Disease (doi 10.24432/C52P4X), in one table",
+            licence="CC BY 4.0",
+            citation="Janosi, A., Steinbrunn, W., Pfisterer, M. and Detrano, R. (1988). Heart Disease. UCI Machine "
+            "Learning Repository. Detrano, R. et al. (1989). International application of a new probability algorithm "
+            "for the diagnosis of coronary artery disease. American Journal of Cardiology 64, 304-310.",
+            note="hospital, age, sex, cp and num are complete. chol is 0 where it was not measured, for all of "
+            "switzerland, and trestbps once; ca, thal and slope are nearly empty outside of cleveland.",
+            n_empty=1_759,
+        ),
+        Source(
+            "heart_disease/heart_disease_4hospitals.csv",
+            "3f7f09cca6772057b5fc5dea065eb8b0f48129686bd9a22e5848ef255c0e75ce",
+            _csv,
+        ),
+    ),
 ]
 
 REMOTE = {remote.entry.name: remote for remote in _ENTRIES}
