@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bayesmeta.load import load
     from bayesmeta.posterior import Posterior
     from bayesmeta.predict import Predictive
+    from bayesmeta.prior import Prior, prior
     from bayesmeta.streams import Stream
     from bayesmeta.tasks import Task, Tasks
 
@@ -62,6 +63,7 @@ __all__ = [
     "Pathfinder",
     "Posterior",
     "Predictive",
+    "Prior",
     "Score",
     "Shots",
     "Stream",
@@ -75,6 +77,7 @@ __all__ = [
     "load",
     "loo_compare",
     "plot",
+    "prior",
     "sbc",
     "score",
     "score_table",
@@ -99,6 +102,7 @@ _WHERE = {
     "Pathfinder": "infer.pathfinder",
     "Posterior": "posterior",
     "Predictive": "predict",
+    "Prior": "prior",
     "Score": "diagnose.metrics",
     "Shots": "diagnose.shots",
     "Stream": "streams",
@@ -108,6 +112,7 @@ _WHERE = {
     "fit": "fit",
     "load": "load",
     "loo_compare": "diagnose.loo",
+    "prior": "prior",
     "sbc": "calibrate",
     "score": "diagnose.metrics",
     "score_table": "diagnose.metrics",

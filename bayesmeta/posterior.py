@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from bayesmeta.diagnose.novelty import Novelty
     from bayesmeta.diagnose.shots import Shots
+    from bayesmeta.prior import Prior
     from bayesmeta.update import Weighted
 
 __all__ = ["Posterior"]
@@ -199,6 +200,12 @@ class Posterior:
             seed=seed,
             progress=progress,
         )
+
+    def prior(self, draws: int = 1000, seed: int = 0) -> Prior:
+        """Draws of φ, θ and y before anything was observed, at the tasks of the fit. See `bayesmeta.prior`."""
+        from bayesmeta.prior import prior_of
+
+        return prior_of(self, draws, seed)
 
     def to_arviz(self, *, log_likelihood: bool = True) -> Any:
         """An ArviZ `InferenceData` (0.x) or xarray `DataTree` (ArviZ 1.x). See `bayesmeta.export`."""

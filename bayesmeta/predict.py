@@ -113,6 +113,14 @@ class Predictive:
             raise OptionError(f"n must be at least 1, got {n}")
         return self._drawn(n, seed, lambda values: values[0], (n,))
 
+    @one_thread()
+    def per_draw(self, seed: int = 0) -> Tensor:
+        """One draw of the observations under each draw of φ and θ, in their order (S, T, m)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            lead = (len(self._phi),)
+            return self._reduced(lambda met, row: (met.value,), lambda values: values[0], lead=lead, random=True)
+
     def log_prob(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks, *, pointwise: bool = False) -> Tensor:
         """Log predictive density of observations y: log 1/S Σ_s p(y | θ_s, φ_s), in nats.
 

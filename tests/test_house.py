@@ -36,7 +36,8 @@ ROOMS = (
     },  # below adapt, as the plain Draws are below infer: `adapted.predict` only forwards to it
     {"adapt"},
     {"meta", "families"},
-    {"diagnose", "export", "plot"},
+    {"replicas"},
+    {"diagnose", "export", "plot", "prior"},
     {"posterior", "load", "update"},
     {"shelf", "presets"},
     {"fit"},
