@@ -11,7 +11,7 @@ test check-long: export OMP_NUM_THREADS := 1
 test check-long: export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint format types test check-long bench clean
+.PHONY: help setup demo docs lint format types test check-long bench clean
 
 help:
 	@echo "make setup       .venv with the package and all that the tests need"
@@ -19,6 +19,7 @@ help:
 	@echo "make test        lint, types, tests: what has to pass before a change goes in"
 	@echo "make check-long  the tests marked long"
 	@echo "make bench       all benchmarks; python -m benchmarks NAME runs one (--help lists them)"
+	@echo "make docs        the documentation as pages in runs/docs, links and all checked"
 	@echo "make lint        ruff, formatter and types only;  make format rewrites"
 	@echo "make clean       remove .venv, runs and caches"
 
@@ -49,6 +50,11 @@ test: lint
 
 check-long: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m long --durations=10
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "python -m http.server --directory runs/docs shows them with their search"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
