@@ -18,16 +18,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from bayesmeta.diagnose.ranks import Ranks, ranked
+from bayesmeta.diagnose.ranks import Ranks, Reliability, ranked
 from bayesmeta.errors import DataError, NotAvailableError, OptionError
 from bayesmeta.tasks import Tasks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Predicts", "Score", "score", "score_table"]
 
@@ -64,6 +67,9 @@ class Score:
         ece_floor: the mean of `ece` over data drawn from the prediction itself: what a perfect one has.
         ece_spread: the standard deviation of it.
         level: probability of the intervals behind `coverage` and `width`.
+        reference: share of `pit` below .01, .02, ... .99 in data sets drawn from the prediction itself (R, 99): what a
+            perfect prediction would have, the dependence of observations of a task included.
+        reliability: of outcomes that are all 0 or 1, what was predicted and what came; else None.
     """
 
     per_task: pd.DataFrame
@@ -72,6 +78,8 @@ class Score:
     ece_floor: float
     ece_spread: float
     level: float
+    reference: Tensor | None = None
+    reliability: Reliability | None = None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -100,6 +108,12 @@ class Score:
         difference = self.per_task[list(COLUMNS)] - other.per_task[list(COLUMNS)]
         rows = {name: _ratio(difference[name], self.per_task["n"]) for name in COLUMNS}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "standard_error"])
+
+    def plot(self, **options: Any) -> Axes:
+        """Whether the prediction is calibrated. See `bayesmeta.plot.calibration`."""
+        from bayesmeta.plot.calibration import calibration
+
+        return calibration(self, **options)
 
     def _mean(self, name: str) -> tuple[float, float]:
         return _ratio(self.per_task[name], self.per_task["n"])
@@ -157,7 +171,7 @@ def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000
     per_task = _per_task(cells, there, names)
     per_task["nll_joint"] = -predictive.log_prob(y).numpy() / per_task["n"].to_numpy().clip(min=1)
     per_task = per_task.loc[per_task["n"] > 0, ["n", *COLUMNS]]
-    return Score(per_task, met.pit[there], *met.calibration, level)
+    return Score(per_task, met.pit[there], *met.calibration, level, met.reference, met.reliability)
 
 
 def score_table(scores: Mapping[str, Score], metrics: tuple[str, ...] = SHOWN) -> pd.DataFrame:

@@ -9,18 +9,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayesmeta.errors import NotAvailableError
 
-__all__ = ["Ranks", "ranked"]
+__all__ = ["LEVELS", "Ranks", "Reliability", "ranked"]
 
 BINS = 15
 REPLICATES = 100
+REFERENCES = 400  # data sets drawn from the prediction: enough for a band
+LEVELS = torch.arange(1, 100, dtype=torch.float64) / 100
 NUMBERS = 10_000_000
+
+
+class Reliability(NamedTuple):
+    """Of outcomes that are 0 or 1: what was predicted and what came, in B bins of the predicted probability.
+
+    Attributes:
+        probability: Mean predicted probability (B,); NaN in bins that are empty.
+        share: Share of ones (B,).
+        count: Number of observations (B,).
+        replicates: The share in data sets drawn from the prediction itself (R, B).
+    """
+
+    probability: Tensor
+    share: Tensor
+    count: Tensor
+    replicates: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,11 +49,15 @@ class Ranks:
         pit: where each observation lies in its predictive distribution, (T, m).
         crps: the score of each observation by draws (T, m).
         calibration: expected calibration error, and its mean and standard deviation under the prediction itself.
+        reference: share of the places below each of `LEVELS`, in data sets drawn from the prediction itself (R, 99).
+        reliability: of outcomes that are 0 or 1.
     """
 
     pit: Tensor
     crps: Tensor
     calibration: tuple[float, float, float]
+    reference: Tensor | None = None
+    reliability: Reliability | None = None
 
 
 def ranked(predictive: Any, y: Any, observed: Tensor, draws: int, seed: int) -> Ranks:
@@ -53,7 +75,8 @@ def ranked(predictive: Any, y: Any, observed: Tensor, draws: int, seed: int) -> 
     pit, crps = torch.full_like(observed, math.nan), torch.full_like(observed, math.nan)
     pit[there] = place if (exact := _cdf(predictive, y)) is None else exact[there]
     crps[there] = _crps(sampled, values)
-    return Ranks(pit, crps, _calibration(sampled, values, pit[there], generator))
+    calibration = _calibration(sampled, values, pit[there], generator)
+    return Ranks(pit, crps, calibration, _reference(sampled, generator), _reliability(sampled, values))
 
 
 def _cdf(predictive: Any, y: Any) -> Tensor | None:
@@ -86,7 +109,7 @@ def _calibration(
 ) -> tuple[float, float, float]:
     """Expected calibration error of the values, and its mean and standard deviation over draws in their place."""
     chosen = torch.randperm(len(sampled), generator=generator)[:REPLICATES]
-    if bool(((values == 0) | (values == 1)).all()):
+    if _is_binary(values):
         probability = sampled.mean(0)
         bins = (probability * BINS).long().clamp(max=BINS - 1)
         errors = torch.stack([_binary(one, probability, bins) for one in (values, *sampled[chosen])])
@@ -95,6 +118,37 @@ def _calibration(
         part = torch.rand(places.shape, generator=generator, dtype=torch.float64)
         errors = torch.stack([_uniform(one) for one in (pit, *(places + part) / len(sampled))])
     return float(errors[0]), float(errors[1:].mean()), float(errors[1:].std())
+
+
+def _is_binary(values: Tensor) -> bool:
+    return bool(((values == 0) | (values == 1)).all())
+
+
+def _reference(sampled: Tensor, generator: torch.Generator) -> Tensor:
+    """How the places of data sets drawn from the prediction are distributed, (R, levels).
+
+    Observations of a task rise and fall together, in these as in those observed.
+    """
+    chosen = torch.randperm(len(sampled), generator=generator)[:REFERENCES]
+    places = torch.argsort(torch.argsort(sampled, dim=0), dim=0)[chosen]
+    part = torch.rand(places.shape, generator=generator, dtype=torch.float64)
+    bins = ((places + part) / len(sampled) * (len(LEVELS) + 1)).long().clamp(max=len(LEVELS))
+    counts = torch.zeros(len(chosen), len(LEVELS) + 1, dtype=torch.float64)
+    counts.scatter_add_(1, bins, torch.ones_like(part))
+    return counts.cumsum(1)[:, :-1] / sampled.shape[1]
+
+
+def _reliability(sampled: Tensor, values: Tensor) -> Reliability | None:
+    """Predicted and observed shares of ones; the draws are data sets of the prediction."""
+    if not _is_binary(values):
+        return None
+    probability, some = sampled.mean(0), sampled[:REFERENCES]
+    bins = (probability * BINS).long().clamp(max=BINS - 1)
+    sums = torch.zeros(2 + len(some), BINS, dtype=torch.float64)
+    sums.index_add_(1, bins, torch.stack([probability, values, *some]))
+    count = torch.bincount(bins, minlength=BINS).double()
+    mean, share, *_ = (means := sums / count)
+    return Reliability(mean, share, count, means[2:])
 
 
 def _binary(values: Tensor, probability: Tensor, bins: Tensor) -> Tensor:

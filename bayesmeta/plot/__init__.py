@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from bayesmeta.plot.calibration import calibration
+from bayesmeta.plot.compare import compare
+from bayesmeta.plot.loo import loo
+from bayesmeta.plot.novelty import novelty
 from bayesmeta.plot.sbc import sbc
+from bayesmeta.plot.shots import shots
 from bayesmeta.plot.shrinkage import shrinkage
 
-__all__ = ["sbc", "shrinkage"]
+__all__ = ["calibration", "compare", "loo", "novelty", "sbc", "shots", "shrinkage"]
