@@ -11,13 +11,14 @@ test check-long: export OMP_NUM_THREADS := 1
 test check-long: export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs lint format types test check-long bench clean
+.PHONY: help setup demo docs lint format types test check-long notebooks bench clean
 
 help:
 	@echo "make setup       .venv with the package and all that the tests need"
 	@echo "make demo        fit radon, hide five counties, adapt to three houses in each (runs/demo)"
 	@echo "make test        lint, types, tests: what has to pass before a change goes in"
 	@echo "make check-long  the tests marked long"
+	@echo "make notebooks   run the notebooks at full size and write their outputs into them"
 	@echo "make bench       all benchmarks; python -m benchmarks NAME runs one (--help lists them)"
 	@echo "make docs        the documentation as pages in runs/docs, links and all checked"
 	@echo "make lint        ruff, formatter and types only;  make format rewrites"
@@ -55,6 +56,9 @@ docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "python -m http.server --directory runs/docs shows them with their search"
+
+notebooks: $(STAMP)
+	$(BIN)/python notebooks/refresh.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

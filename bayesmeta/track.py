@@ -1,12 +1,20 @@
-"""Saying what long work is doing: a line or a bar while it goes on, nothing when it is done."""
+"""Saying what long work is doing: a line or a bar while it goes on, nothing when it is done.
+
+In a terminal by rich. In a notebook by one output that is written over and empty in the end: rich would leave blank
+lines behind there, and ask for ipywidgets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from html import escape
+from typing import Any, Protocol
 
 __all__ = ["Step", "bar", "stage"]
+
+BETWEEN = 0.1  # seconds between two looks of a bar in a notebook
 
 
 class Step(Protocol):
@@ -29,7 +37,13 @@ def stage(text: str, progress: bool = True) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(text):
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        with _written_over() as write:
+            write(f"{escape(text)} …")
+            yield
+        return
+    with console.status(text):
         yield
 
 
@@ -48,14 +62,46 @@ def bar(text: str, total: int, progress: bool = True) -> Iterator[Step]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        with _written_over() as write:
+            yield _notebook_bar(text, total, write)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task(text, total=total)
 
         def step(by: int = 1, text: str | None = None) -> None:
             shown.update(task, advance=by, **({} if text is None else {"description": text}))  # type: ignore[arg-type]
 
         yield step
+
+
+@contextmanager
+def _written_over() -> Iterator[Callable[[str], None]]:
+    """An output of a notebook that takes HTML in place of what it showed, and is empty when the block is done."""
+    from IPython import display
+
+    shown: Any = display.display(display.HTML(""), display_id=True)
+    try:
+        yield lambda html: shown.update(display.HTML(html))
+    finally:
+        shown.update(display.HTML(""))
+
+
+def _notebook_bar(text: str, total: int, write: Callable[[str], None]) -> Step:
+    """A step that redraws a bar, now and then."""
+    done, label, due = 0, text, 0.0
+
+    def step(by: int = 1, text: str | None = None) -> None:
+        nonlocal done, label, due
+        done, label = done + by, label if text is None else text
+        if (now := time.monotonic()) >= due:
+            due = now + BETWEEN
+            write(f'{escape(label)} <progress value="{done}" max="{total}"></progress> {done:,}/{total:,}')
+
+    step(0)
+    return step
 
 
 def _nothing(by: int = 1, text: str | None = None) -> None:
