@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from bayesmeta.adapt.problem import Problem, Result, in_pieces, weigh
+from bayesmeta.adapt.problem import Problem, Result, distinct, in_pieces, weigh
 from bayesmeta.evidence import Collapsed
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates
 from bayesmeta.threads import one_thread
@@ -28,12 +28,13 @@ def adapt_collapsed(problem: Problem, evidence: Collapsed) -> Result:
 
 
 def _some(problem: Problem, evidence: Collapsed) -> Result:
-    phi = problem.phi
+    phi, place = distinct(problem.phi)
     now = evidence.on(problem.known)
     log_weights = log_evidence(now, phi)
     seen = torch.nonzero(problem.seen).squeeze(-1)
     if len(seen):
         log_weights[:, seen] -= log_evidence(evidence.on(problem.before[seen.tolist()]), phi)
-    pick, k_hat, size = weigh(log_weights, problem)
+    pick, k_hat, size = weigh(log_weights[place], problem)
+    pick = place[pick]
     theta = theta_coordinates(now, phi, problem.seed, pick)
     return Result(phi[pick], theta, k_hat, size, torch.full_like(k_hat, -math.inf))

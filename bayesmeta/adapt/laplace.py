@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesmeta.adapt.curvature import DENSE, Root, curvature_at
 from bayesmeta.adapt.density import TaskDensity
 from bayesmeta.adapt.ensemble import Found, adapt_about, proposals_for
-from bayesmeta.adapt.problem import Problem, Result, in_pieces
+from bayesmeta.adapt.problem import Problem, Result, distinct, in_pieces
 from bayesmeta.adapt.steps import ValueAndGrad
 from bayesmeta.errors import OptionError
 from bayesmeta.evidence.gaussian import LOG_2PI
@@ -62,8 +62,9 @@ def find(density: TaskDensity, seed: int) -> Found:
     """The mode of each task under each draw of φ, and Laplace's log Z there."""
     if density.p <= NEWTON_MOST and density.program.structure.vectorised:
         evidence = Evidence(density.program.with_centring(True), density.tasks)
-        mode, root = evidence.modes.many(density.phi, evidence.data)
-        mode, spread = mode[:, evidence.order], Root(root[:, evidence.order])
+        phi, place = distinct(density.phi)
+        mode, root = evidence.modes.many(phi, evidence.data)
+        mode, spread = mode[:, evidence.order][place], Root(root[:, evidence.order][place])
         if bool(torch.isfinite(mode).all()):
             log_z = density.value(mode) + spread.log_det() + 0.5 * density.p * LOG_2PI
             return Found(mode, spread, log_z)

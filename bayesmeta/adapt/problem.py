@@ -24,7 +24,7 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["Problem", "Result", "Weighed", "in_pieces", "weigh"]
+__all__ = ["Problem", "Result", "Weighed", "distinct", "in_pieces", "weigh"]
 
 FEWEST_FOR_K_HAT = 21
 PIECE_NUMBERS = 4_000_000
@@ -163,6 +163,15 @@ def in_pieces(problem: Problem, numbers: int, run: Callable[[Problem], Result]) 
         return run(problem)
     parts = [run(replace(problem.at(part), seed=problem.seed + int(part[0]))) for part in everything.split(count)]
     return Result.joined(parts, everything)
+
+
+def distinct(phi: Tensor) -> tuple[Tensor, Tensor]:
+    """The different ones among draws of φ (S, q), and which of them each draw is (S,).
+
+    What is resampled, and the members of an ensemble, come many times: what depends on φ alone is done once for each.
+    """
+    found, place = torch.unique(phi, dim=0, return_inverse=True)
+    return (found, place) if len(found) < len(phi) else (phi, torch.arange(len(phi)))
 
 
 class Weighed(NamedTuple):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bayesmeta.closed_form import ClosedForm
 from bayesmeta.errors import DataError, OptionError, unknown
+from bayesmeta.families.common import NAME, Common, spread_points
 from bayesmeta.families.gp_normal import JointNormal, Observed, log_normal_first_order, masked
 from bayesmeta.families.kernels import Kernel, Prior, as_network, rbf
 from bayesmeta.families.network import Network
@@ -34,7 +35,7 @@ from bayesmeta.tasks import Tasks
 
 __all__ = ["Process", "Units", "gp"]
 
-Mean: TypeAlias = Literal["zero", "constant"] | Network
+Mean: TypeAlias = Literal["zero", "constant"] | Network | Common
 JITTER = 1e-8
 MEAN_SCALE = 2.0
 NUMBERS = 32  # that a row of the data keeps alive: as many as its task has rows, which is a few dozen
@@ -44,10 +45,11 @@ NOISE = (0.1, 1.5)  # median and sd of the log of the noise, in standard deviati
 def gp(
     kernel: Kernel | None = None,
     *,
-    mean: Literal["zero", "constant"] | nn.Module | Network = "constant",
+    mean: Literal["zero", "constant"] | nn.Module | Network | Kernel = "constant",
     noise: Prior | None = None,
     varying: Sequence[str] = (),
     standardise: Tasks | None = None,
+    points: int = 100,
     jitter: float = JITTER,
 ) -> Hierarchy:
     """A Gaussian process whose kernel, mean and noise all tasks share.
@@ -58,7 +60,8 @@ def gp(
         mean: What the functions have in common: ``"zero"``, ``"constant"``, a level with a Normal(0, 1) prior, or a
             network from x (n, d) to (n,) or (n, 1), whose weights are part of φ. Their priors have twice the usual
             scale, with which networks hardly bend over inputs of unit size; ``Network(net, name="mean", scale=...)``
-            has another.
+            has another. Or a kernel, under another name than that of the tasks' own part: the common function is then
+            a Gaussian process, too, which suits few tasks best. It needs `standardise`.
         noise: Prior of the standard deviation of the observations about the function, or a number; by default
             log-normal with median 0.1.
         varying: Hyperparameters of which each task has its own, by name: ``("rbf_lengthscale", "noise")``. Over
@@ -67,6 +70,8 @@ def gp(
         standardise: Tasks whose x and y, over all observations, give the units that kernel, mean and noise are
             meant in: each input and y less its mean, over its standard deviation. The priors that kernels have by
             default are made for such units. By default x and y are taken as they are.
+        points: Where the mean is a kernel, at how many points the common function is known at most; they are spread
+            as the inputs of `standardise` are.
         jitter: This share of the prior variance is added to the noise variance, which keeps matrices definite.
 
     Returns:
@@ -75,7 +80,8 @@ def gp(
 
     Raises:
         OptionError: A kernel, mean, noise or jitter that is none of these, or a varying hyperparameter that is not
-            there or is a known number.
+            there or is a known number; or a mean by a kernel whose names are taken, or that has no tasks to place
+            points by.
         DataError: `standardise` has no observations.
 
     Example:
@@ -94,19 +100,37 @@ def gp(
     kernel = rbf() if kernel is None else kernel
     if not isinstance(kernel, Kernel):
         raise OptionError(f"kernel must be a Kernel such as kernels.rbf(), got {type(kernel).__name__}")
-    if not isinstance(mean, nn.Module | Network) and mean not in ("zero", "constant"):
-        raise OptionError(f"mean must be 'zero', 'constant' or a network (a torch.nn.Module), got {mean!r}")
+    if not isinstance(mean, nn.Module | Network | Kernel) and mean not in ("zero", "constant"):
+        raise OptionError(f"mean must be 'zero', 'constant', a network (a torch.nn.Module) or a kernel, got {mean!r}")
     if not isinstance(jitter, int | float) or not 0 <= jitter < 1:
         raise OptionError(f"jitter must be a share of the variance, at least 0 and below 1, got {jitter!r}")
     if noise is not None and not hasattr(noise, "log_prob") and not (isinstance(noise, int | float) and noise > 0):
         raise OptionError(f"noise must be a prior or a number above 0, got {noise!r}")
     noise = dist.LogNormal(math.log(NOISE[0]), NOISE[1]) if noise is None else noise
-    common = mean if isinstance(mean, str) else as_network(mean, "mean", MEAN_SCALE)
-    process = Process(
-        kernel, common, noise, (varying,) if isinstance(varying, str) else tuple(varying), Units.of(standardise), jitter
-    )
+    units = Units.of(standardise)
+    common = _mean(mean, kernel, standardise, units, points)
+    process = Process(kernel, common, noise, (varying,) if isinstance(varying, str) else tuple(varying), units, jitter)
     process.check()
     return Hierarchy(process.hyperprior, process.task, evidence=None if varying else process.closed_form())
+
+
+def _mean(mean: Any, kernel: Kernel, tasks: Tasks | None, units: Units, points: int) -> Mean:
+    """The mean as a process has it."""
+    if isinstance(mean, str):
+        return "zero" if mean == "zero" else "constant"
+    if not isinstance(mean, Kernel):
+        return as_network(mean, "mean", MEAN_SCALE)
+    if tasks is None:
+        raise OptionError("a mean by a kernel needs standardise=tasks: its points are placed where these have inputs")
+    if not isinstance(points, int) or isinstance(points, bool) or points < 1:
+        raise OptionError(f"points must be a whole number of at least 1, got {points!r}")
+    taken = sorted({*mean.sites, *mean.networks} & {*kernel.sites, *kernel.networks, "noise", NAME})
+    if taken:
+        raise OptionError(
+            f"the kernel of the mean has the site(s) {taken}, which are taken: give it another name, as in "
+            "rbf(name='mean')"
+        )
+    return Common(mean, spread_points(units.x(tasks.x), points))
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +191,8 @@ class Process:
                 phi[name] = pyro.sample(name, prior)
             else:
                 phi[name] = torch.as_tensor(prior, dtype=torch.float64)
-        return {**phi, **{name: network.sample() for name, network in self._networks().items()}}
+        phi |= {name: network.sample() for name, network in self._networks().items()}
+        return phi | self.mean.sample(phi) if isinstance(self.mean, Common) else phi
 
     def task(self, phi: Mapping[str, Any], x: Tensor, y: Tensor | None = None, support: Row | None = None) -> Any:
         """The observations of one task (n,), all together; given its support, where there is one."""
@@ -217,12 +242,15 @@ class Process:
 
     def _networks(self) -> dict[str, Network]:
         mean = {self.mean.name: self.mean} if isinstance(self.mean, Network) else {}
-        return {**self.kernel.networks, **mean}
+        common = self.mean.kernel.networks if isinstance(self.mean, Common) else {}
+        return {**self.kernel.networks, **mean, **common}
 
     def _mean(self, phi: Mapping[str, Any], x: Tensor) -> Tensor:
         """The mean of the function (n,), in units of y."""
         if isinstance(self.mean, Network):
             mean = self.mean(phi[self.mean.name], x).reshape(len(x))
+        elif isinstance(self.mean, Common):
+            mean = self.mean(phi, x)
         else:
             mean = phi["mean"].expand(len(x)) if self.mean == "constant" else torch.zeros(len(x))
         result: Tensor = self.units.y_centre + self.units.y_scale * mean
