@@ -124,6 +124,7 @@ LEARNERS = (
     _learner("last-layer", "Bayesian last layer, tanh network", ALL, Budget(1, 200, 6000)),
     _learner("periodic", "Bayesian last layer, periodic features", SINES, Budget(1, 200, 3000)),
     _learner("gp", "Gaussian process", ALL, Budget(1, 200, 1500)),
+    _learner("gp-mean", "Gaussian process, its mean another", ("cauchy",), Budget(1, 200, 600)),
 )
 PROBLEMS = tuple(Problem(name, title, name, 0, partial(_none, name)) for name, title in TITLES.items())
 BENCH = Bench("fewshot", "Few-shot regression", PROBLEMS, LEARNERS, PROBLEMS[:1], sheets, NOTES, repeats=1)

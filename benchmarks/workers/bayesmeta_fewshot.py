@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 from benchmarks.workers.common import Clock, arguments, load, say
@@ -40,21 +41,38 @@ def main() -> None:
     for inputs in setting.ranges:
         for shots in setting.shots:
             support, query = setting.test(count, shots, inputs)
-            optimal = env.optimal(support, query)
-            best = bm.score(optimal if posterior is None else Light(optimal), query, level=LEVEL, draws=DRAWS)
+            kept = args.data.with_name(f"{name}-{inputs}-{shots}-{count}.csv")
             if posterior is None:
+                best = bm.score(env.optimal(support, query), query, level=LEVEL, draws=DRAWS)
+                best.per_task.to_csv(kept)
                 scores[f"{inputs} {shots}"] = _plain(best)
                 continue
             started = time.perf_counter()
             adapted = posterior.adapt(support)
             seconds = time.perf_counter() - started
             found = bm.score(adapted.predict(query), query, level=LEVEL, draws=DRAWS)
+            best = _best(kept, env, support, query)
             beside = {"adapt_ms": 1000 * seconds / len(support), "method": adapted.method, **_beside(found, best)}
             scores[f"{inputs} {shots}"] = _plain(found) | beside
     clock.mark("judge")
     road = "exact by quadrature" if posterior is None else posterior.info.road
     numbers = 0 if posterior is None else posterior.phi_coordinates.shape[1]
     say(clock, ["bayesmeta", "torch"], scores=scores, road=road, numbers=numbers)
+
+
+def _best(kept: Path, env: Any, support: Any, query: Any) -> Any:
+    """The score of the optimum: as another worker left it on the way, or made and left for the next."""
+    import bayesmeta as bm
+    import pandas as pd
+    import torch
+
+    if not kept.exists():
+        made = bm.score(Light(env.optimal(support, query)), query, level=LEVEL, draws=DRAWS)
+        made.per_task.to_csv(kept)
+        return made
+    nan = float("nan")
+    frame = pd.read_csv(kept, index_col=0)
+    return bm.Score(frame.set_axis(frame.index.astype(str)), torch.zeros(0), nan, nan, nan, LEVEL)
 
 
 def _plain(score: Any) -> dict[str, Any]:
