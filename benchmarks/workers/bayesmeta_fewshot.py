@@ -62,9 +62,10 @@ def main() -> None:
 
 def _best(kept: Path, env: Any, support: Any, query: Any) -> Any:
     """The score of the optimum: as another worker left it on the way, or made and left for the next."""
-    import bayesmeta as bm
     import pandas as pd
     import torch
+
+    import bayesmeta as bm
 
     if not kept.exists():
         made = bm.score(Light(env.optimal(support, query)), query, level=LEVEL, draws=DRAWS)
