@@ -5,18 +5,20 @@ PYTHON  ?= python3
 WORKERS ?= 2
 BIN     := .venv/bin
 STAMP   := .venv/.set-up
+BROWSER := .venv/.browser
 
 # One thread per test process: the processes are the parallelism.
-test check-long: export OMP_NUM_THREADS := 1
-test check-long: export MKL_NUM_THREADS := 1
+test check-long test-browser: export OMP_NUM_THREADS := 1
+test check-long test-browser: export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs lint format types test check-long notebooks bench clean
+.PHONY: help setup demo docs lint format types test test-browser check-long notebooks bench clean
 
 help:
 	@echo "make setup       .venv with the package and all that the tests need"
 	@echo "make demo        fit radon, hide five counties, adapt to three houses in each (runs/demo)"
 	@echo "make test        lint, types, tests: what has to pass before a change goes in"
+	@echo "make test-browser  pages and the interactive view in a real browser, which has to be there: Chromium"
 	@echo "make check-long  the tests marked long"
 	@echo "make notebooks   run the notebooks at full size and write their outputs into them"
 	@echo "make bench       all benchmarks; python -m benchmarks NAME runs one (--help lists them)"
@@ -28,6 +30,10 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	touch $(STAMP)
+
+$(BROWSER): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,browser]'
+	touch $(BROWSER)
 
 setup: $(STAMP)
 
@@ -48,6 +54,9 @@ format: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -q -n $(WORKERS) --durations=10
+
+test-browser: $(BROWSER)
+	$(BIN)/python -m pytest -q -n0 -m browser --durations=5 tests/browser
 
 check-long: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m long --durations=10
