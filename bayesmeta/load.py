@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -16,7 +17,7 @@ from bayesmeta.centring import Degree
 from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import BayesmetaWarning, FileFormatError, NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint, choose
-from bayesmeta.export import CENTRING, FORMAT, as_tensor
+from bayesmeta.export.files import CENTRING, FORMAT
 from bayesmeta.fingerprint import differences, fingerprint
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.posterior import Posterior
@@ -87,9 +88,9 @@ def _tasks(record: dict[str, Any], parts: dict[str, xr.Dataset]) -> Tasks:
     constant, observed = parts["constant_data"], parts["observed_data"]
     names = [str(name) for name in constant["task"].values]
     sizes = [int(size) for size in record["sizes"]]
-    x = as_tensor(constant["x"].values).split(sizes)
-    y = as_tensor(observed[record["fingerprint"]["observed"][0]].values).split(sizes)
-    context = {name: as_tensor(constant[f"context_{name}"].values) for name in record["context"]}
+    x = _tensor(constant["x"].values).split(sizes)
+    y = _tensor(observed[record["fingerprint"]["observed"][0]].values).split(sizes)
+    context = {name: _tensor(constant[f"context_{name}"].values) for name in record["context"]}
     tasks = Tasks.from_lists(list(x), list(y), names=names, context=context or None, allow_empty=True)
     columns = record["columns"]
     if columns is None:
@@ -101,7 +102,7 @@ def _tasks(record: dict[str, Any], parts: dict[str, xr.Dataset]) -> Tasks:
 def _joint(program: Program, tasks: Tasks, parts: dict[str, xr.Dataset]) -> Joint:
     """The joint density in the coordinates of the fit; files that say nothing of them have standardised ones."""
     coordinates = parts["unconstrained_posterior"]
-    saved = {str(name): as_tensor(value.values) for name, value in coordinates.data_vars.items()}
+    saved = {str(name): _tensor(value.values) for name, value in coordinates.data_vars.items()}
     degrees = {
         name.removeprefix(CENTRING): Degree(value[0], value[1])
         for name, value in saved.items()
@@ -115,9 +116,14 @@ def _posterior(
 ) -> Posterior:
     coordinates = parts["unconstrained_posterior"]
     stats = {str(name): value.values for name, value in parts["sample_stats"].data_vars.items()}
-    draws = Draws(as_tensor(coordinates["u"].values), stats, {}, info.interrupted, info.seconds["sample"])
+    draws = Draws(_tensor(coordinates["u"].values), stats, {}, info.interrupted, info.seconds["sample"])
     posterior = Posterior(hierarchy, tasks, evidence, draws, info)
     if "theta_coordinates" in coordinates:
-        saved = as_tensor(coordinates["theta_coordinates"].values)
+        saved = _tensor(coordinates["theta_coordinates"].values)
         posterior.__dict__["theta_coordinates"] = torch.flatten(saved, 0, 1)
     return posterior
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    """A float64 tensor of an xarray variable."""
+    return torch.from_numpy(np.array(values, dtype=np.float64))

@@ -207,22 +207,41 @@ class Posterior:
 
         return prior_of(self, draws, seed)
 
-    def to_arviz(self, *, log_likelihood: bool = True) -> Any:
-        """An ArviZ `InferenceData` (0.x) or xarray `DataTree` (ArviZ 1.x). See `bayesmeta.export`."""
-        from bayesmeta import export
+    def to_arviz(
+        self,
+        *,
+        log_likelihood: bool = True,
+        posterior_predictive: bool | None = None,
+        prior: bool | Prior = False,
+    ) -> Any:
+        """An ArviZ `InferenceData` (0.x) or xarray `DataTree` (ArviZ 1.x). See `bayesmeta.export.fitted`.
 
-        return export.to_arviz(self._groups(log_likelihood))
+        Args:
+            log_likelihood: With the log likelihood of observations and of tasks, and the log prior of φ.
+            posterior_predictive: With observations drawn anew; by default where they are few, and with the likelihood.
+            prior: With draws from the prior: True, or those of `prior`.
+        """
+        from bayesmeta.export.container import to_arviz
+        from bayesmeta.export.fitted import posterior_groups
 
-    def save(self, path: str | PathLike[str], *, log_likelihood: bool = True) -> None:
-        """Write everything to one netCDF file, which `bayesmeta.load` and ArviZ open; no pickle."""
-        from bayesmeta import export
+        return to_arviz(
+            posterior_groups(
+                self, log_likelihood=log_likelihood, posterior_predictive=posterior_predictive, prior=prior
+            )
+        )
 
-        export.save(self, path, self._groups(log_likelihood))
+    def save(
+        self, path: str | PathLike[str], *, log_likelihood: bool = True, posterior_predictive: bool | None = None
+    ) -> None:
+        """Write everything to one netCDF file, which `bayesmeta.load` and ArviZ open; no pickle.
 
-    def _groups(self, log_likelihood: bool) -> Any:
-        from bayesmeta import export
+        What ArviZ finds in it is what `to_arviz` gives.
+        """
+        from bayesmeta.export.files import save
+        from bayesmeta.export.fitted import posterior_groups
 
-        return export.groups(self, log_likelihood=log_likelihood)
+        parts = posterior_groups(self, log_likelihood=log_likelihood, posterior_predictive=posterior_predictive)
+        save(self, path, parts)
 
     @property
     def collapsed(self) -> Collapsed | Joint:

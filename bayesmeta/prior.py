@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -139,6 +139,13 @@ class Prior:
                 stacklevel=2,
             )
         return y
+
+    def to_arviz(self) -> Any:
+        """Groups prior, prior_predictive, observed_data and constant_data for ArviZ, as `Posterior.to_arviz` does."""
+        from bayesmeta.export.container import to_arviz
+        from bayesmeta.export.fitted import prior_groups
+
+        return to_arviz(prior_groups(self))
 
     def _check_size(self, what: str, numbers: int) -> None:
         if len(self) * numbers > MOST_NUMBERS:

@@ -21,13 +21,14 @@ from scipy import stats
 from torch import Tensor
 
 import bayesmeta as bm
-from bayesmeta import export
 from bayesmeta.errors import DataError, HierarchyError, NotAvailableError
 from bayesmeta.evidence import Joint
+from bayesmeta.export.fitted import posterior_groups
 from tests.fitted import TINY, tiny
 from tests.scenarios import SCENARIOS, normal_normal
 
-GROUPS = {"posterior", "sample_stats", "log_likelihood", "observed_data", "constant_data"}
+LEAN = {"posterior", "sample_stats", "observed_data", "constant_data"}
+GROUPS = LEAN | {"log_likelihood", "log_prior", "posterior_predictive"}
 COLUMNS = ["mean", "sd", "q05", "q50", "q95", "mcse_mean", "ess_bulk", "ess_tail", "r_hat"]
 
 
@@ -273,7 +274,7 @@ def test_the_log_likelihood_of_ragged_tasks_is_in_the_order_of_their_rows() -> N
 
 
 def test_the_log_likelihood_can_be_left_out() -> None:
-    assert set(plates().to_arviz(log_likelihood=False).groups()) == GROUPS - {"log_likelihood"}
+    assert set(plates().to_arviz(log_likelihood=False).groups()) == LEAN
 
 
 def test_arviz_works_on_it() -> None:
@@ -309,6 +310,6 @@ def test_arviz_1_gets_a_data_tree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_groups_are_plain_datasets() -> None:
-    parts = export.groups(plates())
+    parts = posterior_groups(plates())
     assert set(parts) == GROUPS
     assert all(isinstance(part, xr.Dataset) for part in parts.values())

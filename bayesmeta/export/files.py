@@ -1,0 +1,67 @@
+"""A posterior in one netCDF4 file, written by xarray one group after another; opening one runs no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xarray as xr
+
+from bayesmeta.evidence.joint import Joint
+from bayesmeta.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from bayesmeta.posterior import Posterior
+
+__all__ = ["CENTRING", "FORMAT", "save"]
+
+FORMAT = "bayesmeta posterior 1"
+# In the group of coordinates, before the name of a θ site: the degrees of centring its coordinates have.
+CENTRING = "centring_"
+
+
+def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr.Dataset]) -> None:
+    """Write a posterior to a netCDF file, replacing it whole: an interrupted write leaves the old file."""
+    target = Path(path)
+    partial = target.with_name(target.name + ".part")
+    record = {"format": FORMAT, **_record(posterior)}
+    everything = {**parts, "unconstrained_posterior": _coordinates(posterior)}
+    try:
+        xr.Dataset(attrs={"bayesmeta": json.dumps(record)}).to_netcdf(partial, mode="w", engine="h5netcdf")
+        for name, dataset in everything.items():
+            dataset.to_netcdf(partial, mode="a", group=name, engine="h5netcdf")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _coordinates(posterior: Posterior) -> xr.Dataset:
+    u = posterior.draws.u.numpy()
+    variables: dict[str, Any] = {"u": (("chain", "draw", "coordinate"), u)}
+    if not isinstance(posterior.collapsed, Joint):
+        theta = posterior.theta_coordinates.reshape(*u.shape[:2], *posterior.theta_coordinates.shape[1:]).numpy()
+        variables["theta_coordinates"] = (("chain", "draw", "task", "theta_coordinate"), theta)
+        return xr.Dataset(variables)
+    for name, degree in posterior.collapsed.degrees.items():
+        inner = [f"{name}_dim_{k}" for k in range(degree.scale.dim() - 1)]
+        both = torch.stack([degree.scale, degree.loc]).numpy()
+        variables[CENTRING + name] = (("of_scale_and_loc", "task", *inner), both)
+    return xr.Dataset(variables)
+
+
+def _record(posterior: Posterior) -> dict[str, Any]:
+    """What is needed beside the arrays: how the fit was done, the hierarchy's fingerprint, the data's layout."""
+    tasks = posterior.tasks
+    columns = None if tasks.columns is None else asdict(tasks.columns)
+    return {
+        "info": asdict(posterior.info),
+        "fingerprint": fingerprint(posterior.collapsed.program, tasks),
+        "columns": columns,
+        "sizes": tasks.sizes.tolist(),
+        "context": list(tasks.context),
+    }
