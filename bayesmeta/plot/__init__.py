@@ -6,8 +6,10 @@ from bayesmeta.plot.calibration import calibration
 from bayesmeta.plot.compare import compare
 from bayesmeta.plot.loo import loo
 from bayesmeta.plot.novelty import novelty
+from bayesmeta.plot.phi import phi
+from bayesmeta.plot.population import population
 from bayesmeta.plot.sbc import sbc
 from bayesmeta.plot.shots import shots
 from bayesmeta.plot.shrinkage import shrinkage
 
-__all__ = ["calibration", "compare", "loo", "novelty", "sbc", "shots", "shrinkage"]
+__all__ = ["calibration", "compare", "loo", "novelty", "phi", "population", "sbc", "shots", "shrinkage"]

@@ -29,6 +29,7 @@ __all__ = [
     "SERIES",
     "Grid",
     "check_level",
+    "grid_legend",
     "grid_of",
     "hide_empty",
     "input_label",
@@ -114,6 +115,22 @@ def legend(ax: Axes, where: Literal["above", "below", "inside"] = "above", colum
         ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     else:
         ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
+
+
+def grid_legend(panels: Grid, *, whole: bool, columns: int = 3) -> None:
+    """One legend for all panels of a grid: below a figure that is theirs as a whole, else above the first of them."""
+    found = {}
+    for panel in panels.reshape(-1):
+        handles, labels = panel.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    handles, labels = list(found.values()), list(found)
+    first = panels.reshape(-1)[0]
+    if not labels:
+        return
+    if whole:
+        first.figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside lower center", ncols=columns)
+    else:
+        first.legend(handles, labels, frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0.0, 1.0))
 
 
 # --- thinning -------------------------------------------------------------------------------------------------
