@@ -13,7 +13,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["effective_size", "fit_pareto", "psis", "resample"]
+__all__ = ["K_HAT", "effective_size", "fit_pareto", "psis", "resample"]
+
+K_HAT = 0.7
+"""Above this k-hat weighted draws are not to be trusted, whatever their number (the first paper)."""
 
 
 def psis(log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,6 @@ __all__ = ["complain", "plain_warnings", "show_adapted", "show_calibration", "sh
 
 SHOWN = ("mean", "sd", "q05", "q95", "ess_bulk", "r_hat")
 MAX_ROWS = 40  # of a table on the terminal; files have all
-SUSPECT = 0.7  # k-hat above this: the draws of phi cannot be reweighted to this task (Vehtari et al. 2024)
 
 
 @contextmanager
@@ -81,6 +80,8 @@ def show_fit(posterior: Posterior, folder: Path) -> None:
 
 def show_adapted(result: AdaptedTable, out: Path) -> None:
     """A row for each task: rows adapted on and predicted, theta (sd), and k-hat."""
+    from bayesmeta.psis import K_HAT  # here, because --help need not wait for torch
+
     adapted = result.adapted
     sites = {name: draws for name, draws in adapted.theta.items() if draws.ndim == 2}
     headings = (f"{escape(name)} (sd)" for name in sites)
@@ -89,9 +90,9 @@ def show_adapted(result: AdaptedTable, out: Path) -> None:
     for t, name in enumerate(adapted.names[:MAX_ROWS]):
         theta = (f"{_number(mean[t])} ({_number(sd[t])})" for mean, sd in means.values())
         counts = (str(result.n_support[t]), str(result.n_query[t]))
-        table.add_row(escape(name), *counts, *theta, _k_hat(float(adapted.k_hat[t])))
-    suspect = int((adapted.k_hat > SUSPECT).sum())
-    doubt = f"{suspect} with k-hat above {SUSPECT}: unlike the population; fit again with them included"
+        table.add_row(escape(name), *counts, *theta, _k_hat(float(adapted.k_hat[t]), K_HAT))
+    suspect = int((adapted.k_hat > K_HAT).sum())
+    doubt = f"{suspect} with k-hat above {K_HAT}: unlike the population; fit again with them included"
     rest = _rest(len(adapted.names), "tasks")
     _print(table, rest, doubt if suspect else "", f"Written: {out}")
 
@@ -127,10 +128,10 @@ def _rest(count: int, what: str) -> str:
     return f"... and {count - MAX_ROWS} more {what}" if count > MAX_ROWS else ""
 
 
-def _k_hat(value: float) -> str:
+def _k_hat(value: float, limit: float) -> str:
     if value == -math.inf:  # all weights equal: nothing was learnt about phi
         return "-"
-    return f"[yellow]{value:.2f}[/]" if value > SUSPECT else f"{value:.2f}"
+    return f"[yellow]{value:.2f}[/]" if value > limit else f"{value:.2f}"
 
 
 def _number(value: Any) -> str:

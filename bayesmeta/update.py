@@ -31,12 +31,11 @@ from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from bayesmeta.evidence import Collapsed, Joint, evidence_error
 from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.evidence.sampled import sampled_evidence
-from bayesmeta.infer.importance import K_HAT
 from bayesmeta.infer.move import MOST_DIMENSIONS, Moved, move
 from bayesmeta.likelihood import log_likelihood_tasks
 from bayesmeta.mapping import flatten_draws
 from bayesmeta.posterior import Posterior
-from bayesmeta.psis import effective_size, psis, resample
+from bayesmeta.psis import K_HAT, effective_size, psis, resample
 from bayesmeta.summary import ess
 from bayesmeta.target import Target
 from bayesmeta.tasks import Tasks

@@ -34,7 +34,7 @@ from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.evidence.sampled import sampled_evidence
 from bayesmeta.infer.move import MOST_DIMENSIONS, Moved, move
 from bayesmeta.mapping import flatten_draws
-from bayesmeta.psis import psis
+from bayesmeta.psis import K_HAT, psis
 from bayesmeta.target import Target
 from bayesmeta.track import bar
 
@@ -161,7 +161,7 @@ def _draws_of(posterior: Posterior) -> int:
 
 def _good_k(draws: int) -> float:
     """The largest k-hat that so many draws bear (Vehtari, Simpson, Gelman, Yao, Gabry 2024)."""
-    return min(1 - 1 / math.log10(draws), 0.7)
+    return min(1 - 1 / math.log10(draws), K_HAT)
 
 
 def _warn(names: list[str], count: int, good_k: float) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from bayesmeta.adapt import Adapted, check_like
 from bayesmeta.diagnose.novelty_ranks import ranks_of, strangers_at_a_glance
 from bayesmeta.errors import BayesmetaWarning, OptionError
+from bayesmeta.psis import K_HAT
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Novelty", "novelty", "warn_of_strangers"]
 
 LEVEL = 0.01
-K_HAT = 0.7
 
 
 @dataclass(frozen=True, eq=False, repr=False)

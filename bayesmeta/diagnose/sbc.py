@@ -29,6 +29,7 @@ import numpy.typing as npt
 from bayesmeta.diagnose.bands import band, counts_below, holm, p_value
 from bayesmeta.diagnose.verdict import Finding, Level, Verdict
 from bayesmeta.errors import DataError, FileFormatError, NotAvailableError, OptionError
+from bayesmeta.psis import K_HAT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,9 +197,9 @@ class Calibration:
         diverging = int((self.stats.get("divergences", np.zeros(1)) > 0).sum())
         if diverging:
             said.append(f"{diverging:,} replications had divergent transitions")
-        bad = int((np.nan_to_num(self.stats.get("k_hat", np.zeros(1)), nan=-np.inf) > 0.7).sum())
+        bad = int((np.nan_to_num(self.stats.get("k_hat", np.zeros(1)), nan=-np.inf) > K_HAT).sum())
         if bad:
-            said.append(f"{bad:,} replications had a Pareto k-hat above 0.7")
+            said.append(f"{bad:,} replications had a Pareto k-hat above {K_HAT}")
         return said
 
     def _shape(self) -> tuple[Array, Array]:

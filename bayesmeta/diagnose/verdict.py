@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesmeta.draws import Draws
+from bayesmeta.psis import K_HAT
 from bayesmeta.summary import ess, r_hat
 
 __all__ = ["Finding", "Verdict", "judge", "labelled"]
@@ -185,7 +186,7 @@ def _training(curve: Array) -> Iterator[Finding]:
 def _weights(draws: Draws) -> Iterator[Finding]:
     k_hat = float("nan") if draws.k_hat is None else draws.k_hat
     remedy = "use inference='auto' or 'nuts', which go on from where importance sampling fails"
-    yield _graded("k-hat", k_hat, 0.7, 1.0, f"k-hat of the importance weights is {k_hat:.2f}", remedy)
+    yield _graded("k-hat", k_hat, K_HAT, 1.0, f"k-hat of the importance weights is {k_hat:.2f}", remedy)
     if draws.effective_size is not None:
         size = draws.effective_size
         wanted = min(400.0, 0.1 * draws.u.shape[0] * draws.u.shape[1])
@@ -268,7 +269,7 @@ def _error(error: Mapping[str, float]) -> Iterator[Finding]:
     if "k_hat" in error:
         value = error["k_hat"]
         text = f"k-hat of Laplace's approximation of a task is at most {value:.2f}"
-        yield _graded("Laplace evidence", value, 0.7, 1.0, text, "use evidence='quadrature' or 'joint'")
+        yield _graded("Laplace evidence", value, K_HAT, 1.0, text, "use evidence='quadrature' or 'joint'")
     if "bias_spread" in error:
         value = error["bias_spread"]
         text = f"the error of Laplace's log evidence varies by {value:.2f} nats over the posterior"

@@ -26,9 +26,10 @@ from bayesmeta.errors import BayesmetaError, OptionError, unknown
 from bayesmeta.evidence import METHODS
 from bayesmeta.infer import laplace, nuts
 from bayesmeta.infer.climb import climb, finite_starts
-from bayesmeta.infer.importance import K_HAT, LEAST, PER_ROUND, Importance
+from bayesmeta.infer.importance import LEAST, Importance
 from bayesmeta.infer.options import check_whole
 from bayesmeta.infer.proposals import Proposal
+from bayesmeta.psis import K_HAT
 from bayesmeta.target import Target
 from bayesmeta.track import bar, stage
 
@@ -126,24 +127,17 @@ def good(k_hat: float, size: float) -> bool:
 
 def _rounds(sampler: Importance, proposal: Proposal, draws: int, *, patient: bool) -> tuple[tuple[str, ...], bool]:
     """Draw and refit until the weights are good; a sentence per round, and whether it was interrupted."""
-    log: list[str] = []
-    for number in range(ROUNDS):
-        try:
-            sampler.draw(proposal, max(draws // 2, PER_ROUND))
-        except KeyboardInterrupt:
-            if not sampler.rounds:
-                raise
-            return (*log, "interrupted: what was drawn until then is kept"), True
-        _, k_hat, size = sampler.smoothed()
+
+    def enough(k_hat: float, size: float) -> bool:
+        ample = size >= draws / 2 and len(sampler.u) >= draws and k_hat < 0.5
+        return good(k_hat, size) and (ample or not patient)
+
+    found, interrupted = sampler.adapt(proposal, draws, ROUNDS, enough)
+    log = []
+    for number, (k_hat, size) in enumerate(found):
         what = "a Student-t at the mode" if number == 0 else "a mixture of Student-t's fitted to them"
         log.append(f"round {number + 1}, {what}: k-hat {k_hat:.2f}, effective size {size:,.0f}")
-        enough = size >= draws / 2 and len(sampler.u) >= draws and k_hat < 0.5
-        if good(k_hat, size) and (enough or not patient):
-            break
-        if size == 0.0:
-            break
-        proposal = sampler.refitted()
-    return tuple(log), False
+    return (*log, *(("interrupted: what was drawn until then is kept",) if interrupted else ())), interrupted
 
 
 def _nuts(config: Auto, tune: int) -> nuts.NUTS:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,15 +19,21 @@ from torch import Tensor
 from bayesmeta.infer.proposals import Dense, Mixture, Proposal
 from bayesmeta.psis import effective_size, psis, resample
 
-__all__ = ["K_HAT", "LEAST", "PER_ROUND", "Importance", "fitted_mixture"]
+__all__ = ["LEAST", "Adaptation", "Importance", "fitted_mixture"]
 
-# When weighted draws can stand as they are: below this k-hat, with so many effective draws.
-K_HAT, LEAST = 0.7, 1000.0
+LEAST = 1000.0  # effective draws, for weighted draws to stand as they are
 PER_ROUND = 2000  # at least: a tail that was fitted to fewer draws was seen to come out short (`bm.sbc`)
 DF = 5.0
 # Components are drawn from this much wider than the points they were fitted to: too wide costs a few draws, too
 # narrow costs the tails.
 WIDER = 1.2
+
+
+class Adaptation(NamedTuple):
+    """k-hat and effective size after each round, and whether an interruption ended it."""
+
+    found: tuple[tuple[float, float], ...]
+    interrupted: bool
 
 
 @dataclass
@@ -72,6 +79,33 @@ class Importance:
             return torch.full_like(ratios, -math.log(len(ratios))), math.inf, 0.0
         weights, k_hat = psis(ratios)
         return weights, float(k_hat), float(effective_size(weights))
+
+    def adapt(self, proposal: Proposal, draws: int, most: int, enough: Callable[[float, float], bool]) -> Adaptation:
+        """Draw and refit in rounds, until the weights are enough or next to nothing of them is left.
+
+        Args:
+            proposal: The first.
+            draws: About how many draws are wanted in the end; half of them come in a round, or `PER_ROUND`.
+            most: Rounds at most.
+            enough: Whether weights of such k-hat and effective size are.
+
+        Raises:
+            KeyboardInterrupt: In the first round; later ones keep what there is.
+        """
+        found: list[tuple[float, float]] = []
+        for _ in range(most):
+            try:
+                self.draw(proposal, max(draws // 2, PER_ROUND))
+            except KeyboardInterrupt:
+                if not self.rounds:
+                    raise
+                return Adaptation(tuple(found), True)
+            _, k_hat, size = self.smoothed()
+            found.append((k_hat, size))
+            if size == 0.0 or enough(k_hat, size):
+                break
+            proposal = self.refitted()
+        return Adaptation(tuple(found), False)
 
     def resampled(self, draws: int, seed: int) -> Tensor:
         """Equally weighted draws (draws, dim): without repetition where the weights allow it."""

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.infer.climb import climb
-from bayesmeta.infer.importance import DF, K_HAT, LEAST, PER_ROUND, Importance, fitted_mixture
+from bayesmeta.infer.importance import DF, LEAST, Importance, fitted_mixture
 from bayesmeta.infer.laplace import at_modes
 from bayesmeta.infer.proposals import Proposal
-from bayesmeta.psis import effective_size
+from bayesmeta.psis import K_HAT, effective_size
 from bayesmeta.target import Target
-from bayesmeta.track import bar
+from bayesmeta.track import stage
 
 __all__ = ["MOST_DIMENSIONS", "Moved", "move", "tempered"]
 
@@ -77,29 +77,19 @@ def move(
         log_weights: log density of the target less that of the other (N,), up to a constant.
         draws: About how many draws are wanted in the end.
         seed: Seeds proposals.
-        progress: Show a progress bar.
+        progress: Say what is being done while it lasts.
     """
     generator = torch.Generator().manual_seed(seed)
     sampler = Importance(target.log_prob, generator)
     proposal = _first(target, u, log_weights, generator)
-    log: list[str] = []
-    interrupted = False
-    with bar("moving the draws", ROUNDS, progress) as step:
-        for number in range(ROUNDS):
-            try:
-                sampler.draw(proposal, max(draws // 2, PER_ROUND))
-            except KeyboardInterrupt:
-                if not sampler.rounds:
-                    raise
-                interrupted = True
-                break
-            step(1)
-            smoothed, k_hat, size = sampler.smoothed()
-            log.append(f"moved, round {number + 1}: k-hat {k_hat:.2f}, effective size {size:,.0f}")
-            if size == 0.0 or (k_hat < K_HAT and size >= max(LEAST, draws / 2)):
-                break
-            proposal = sampler.refitted()
-    return Moved(sampler.u, sampler.log_ratios, smoothed, k_hat, size, tuple(log), interrupted)
+    with stage("moving the draws", progress):
+        found, interrupted = sampler.adapt(
+            proposal, draws, ROUNDS, lambda k_hat, size: k_hat < K_HAT and size >= max(LEAST, draws / 2)
+        )
+    rounds = enumerate(found, 1)
+    log = tuple(f"moved, round {number}: k-hat {k:.2f}, effective size {size:,.0f}" for number, (k, size) in rounds)
+    smoothed, k_hat, size = sampler.smoothed()
+    return Moved(sampler.u, sampler.log_ratios, smoothed, k_hat, size, log, interrupted)
 
 
 def _first(target: Target, u: Tensor, log_weights: Tensor, generator: torch.Generator) -> Proposal:

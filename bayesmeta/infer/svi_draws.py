@@ -14,7 +14,7 @@ from bayesmeta.infer.svi_amortised import LocalAmortised
 from bayesmeta.infer.svi_guides import draw_phi
 from bayesmeta.infer.svi_minibatch import Batch
 from bayesmeta.infer.svi_start import Start
-from bayesmeta.psis import effective_size, psis, resample
+from bayesmeta.psis import K_HAT, effective_size, psis, resample
 from bayesmeta.target import Target
 
 __all__ = ["Result", "drawn"]
@@ -24,7 +24,6 @@ WORK = 4_000_000_000  # cells of data x draws that importance weights may cost
 FEWEST = 100  # weights that k-hat is computed from
 CHUNK = 4_000_000
 HEAVY = 1  # one draw from the heavy-tailed neighbour for so many of the guide
-K_HAT_LIMIT = 0.7
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _weighted(
     weights, k = psis(ratios)
     k_hat, size = float(k), min(float(effective_size(weights)), float(len(own)))
     said = f"importance weights of {len(u):,} draws: k-hat {k_hat:.2f}, effective size {size:,.0f}"
-    if not importance or k_hat >= K_HAT_LIMIT:
+    if not importance or k_hat >= K_HAT:
         why = "k-hat is too high to correct them" if importance else "as asked for"
         said = f"{said}; the draws are the guide's own, {why}"
         return Result(own, k_hat, size if importance else None, (*log, said))
