@@ -17,6 +17,7 @@ from bayesmeta.data.pacoh import PACOHCauchy
 from bayesmeta.data.sines import DKTSines
 from bayesmeta.evidence import Joint, Own, Quadrature, choose
 from bayesmeta.evidence.conditional import log_evidence
+from bayesmeta.families.common import spread_points
 from bayesmeta.families.gp import gp
 from bayesmeta.families.gp_normal import JointNormal, log_normal, log_normal_first_order
 from bayesmeta.families.kernels import constant, deep, linear, matern52, periodic, rbf, spectral_mixture
@@ -65,6 +66,7 @@ HIERARCHIES: dict[str, Any] = {
     "rbf, zero mean": lambda tasks: gp(mean="zero"),
     "sum": lambda tasks: gp(matern52() + linear()),
     "standardised": lambda tasks: gp(periodic() + constant(), standardise=tasks),
+    "mean by a kernel": lambda tasks: gp(rbf(), mean=matern52(name="mean"), standardise=tasks, points=5),
     "deep, mean by a network": lambda tasks: gp(deep(net()), mean=net(), standardise=tasks, noise=0.2),
 }
 
@@ -352,6 +354,52 @@ def test_the_posterior_of_two_hyperparameters_is_that_of_a_grid() -> None:
     assert bool(((drawn.mean(0) - wrong).abs() > 8 * sd / math.sqrt(size)).any())
 
 
+# --- a common function that is a process, too ---------------------------------------------------------------
+
+
+def dense(tasks: bm.Tasks, x: Tensor, common: float) -> tuple[Tensor, Tensor]:
+    """Mean and sd of new observations of the last task at x, by one normal distribution of everything."""
+    centre, unit = tasks.y.mean(), tasks.y.std()
+    z = (torch.cat([tasks.x, x]) - tasks.x.mean()) / tasks.x.std()
+    owner = torch.cat([tasks.task_index, torch.full((len(x),), len(tasks) - 1)])
+    away = (z[:, None] - z).abs()
+    own = 0.5**2 * torch.exp(-0.5 * (away / 0.8) ** 2) * (owner[:, None] == owner)
+    r = math.sqrt(5) * away / 1.5
+    covariance = own + common**2 * (1 + r + r**2 / 3) * torch.exp(-r) + 0.1**2 * torch.eye(len(z))
+    n = tasks.n_observations
+    gain = torch.linalg.solve(covariance[:n, :n], covariance[:n, n:]).mT
+    left = covariance[n:, n:] - gain @ covariance[:n, n:]
+    return centre + gain @ (tasks.y - centre), unit * left.diagonal().sqrt()
+
+
+def test_a_common_function_is_learnt_as_one_process_of_all_tasks_has_it() -> None:
+    """With points wherever there are inputs nothing is lost, and p(φ | D) is Normal."""
+    tasks = tasks_of() + tasks_of((3,), seed=9).with_names(["new"])
+    hierarchy = gp(rbf(0.8, 0.5), mean=matern52(1.5, 1.0, name="mean"), noise=0.1, standardise=tasks)
+    x, draws = torch.tensor([0.5, 2.0, 5.0], dtype=torch.float64), 4000
+    config = bm.Laplace(draws=draws, starts=1, proposal="normal", importance=False)
+    posterior = bm.fit(hierarchy, tasks, config, progress=False)
+    found = posterior.adapt(bm.Tasks.without_observations(["new"], like=tasks)).predict(x)
+    mean, sd = dense(tasks, x, common=1.0)
+
+    assert set(posterior.phi) == {"common"}
+    assert bool(((found.mean[0] - mean) / sd).abs().max() < 4 / math.sqrt(draws))
+    assert bool((found.sd[0] / sd - 1).abs().max() < 0.03)
+    wrong, narrow = dense(tasks, x, common=1e-6)
+    assert bool(((found.mean[0] - wrong) / sd).abs().max() > 0.3)
+    assert bool((narrow / sd - 1).abs().max() > 0.1)
+
+
+def test_points_are_spread_as_inputs_are() -> None:
+    x = torch.cat([torch.linspace(0, 1, 90), torch.linspace(10, 11, 30), torch.ones(20)]).double().unsqueeze(-1)
+    points = spread_points(x, 12)
+
+    assert points.shape == (12, 1)
+    assert int((points > 5).sum()) in (2, 3, 4)
+    assert float(torch.cdist(x, points).min(1).values.max()) < 0.35
+    assert spread_points(x, 500).shape == (120, 1)
+
+
 # --- hyperparameters of a task's own ------------------------------------------------------------------------
 
 
@@ -467,7 +515,10 @@ def test_a_learnt_mean_serves_where_twenty_tasks_are_all_there_is() -> None:
     ("arguments", "message"),
     [
         ({"kernel": "rbf"}, r"kernel must be a Kernel such as kernels.rbf\(\), got str"),
-        ({"mean": "linear"}, "mean must be 'zero', 'constant' or a network"),
+        ({"mean": "linear"}, "mean must be 'zero', 'constant', a network .* or a kernel"),
+        ({"mean": rbf(name="mean")}, "a mean by a kernel needs standardise=tasks"),
+        ({"mean": rbf(), "standardise": tasks_of()}, r"has the site\(s\) \['rbf_amplitude', 'rbf_lengthscale'\]"),
+        ({"mean": rbf(name="mean"), "standardise": tasks_of(), "points": 0}, "points must be a whole number"),
         ({"jitter": -1e-3}, "jitter must be a share of the variance"),
         ({"jitter": "much"}, "jitter must be a share of the variance"),
         ({"noise": "some"}, "noise must be a prior or a number above 0"),
