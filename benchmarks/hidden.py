@@ -20,6 +20,7 @@ __all__ = ["BENCH", "sheets"]
 Row = dict[str, Any]
 TITLES = {
     "radon": "counties of Minnesota: 3 houses seen of at least 7",
+    "sleepstudy": "people short of sleep: 3 days seen of 10",
     "rats": "rats: 2 weights seen of 5",
     "epil": "people with epilepsy: 2 counts seen of 4",
     "contraception": "districts of Bangladesh: 5 women seen of at least 15",
@@ -27,6 +28,7 @@ TITLES = {
 }
 WAYS = {
     "adapt": "adapt, no refit",
+    "again": "adapt, from another fit of the same",
     "refit": "full refit with its observations",
     "population": "population alone (zero-shot)",
     "pooled": "one model for all, no tasks",
@@ -46,12 +48,13 @@ HEADER = (
 NOTES = """\
 How it was measured: some tasks at a time are hidden from a fit of the others by `auto`; then each is adapted to a few
 of its observations, and its other observations are predicted. *Refit* fits all other tasks and the few observations
-together, once for each hidden task, which is what adapting saves; it is done for the first of them only. *Pooled* is
+together, once for each hidden task, which is what adapting saves; it is done for the first of them only. Both have
+Monte Carlo errors: how large these are is shown by adapting the same tasks from a fit with another seed. *Pooled* is
 one regression through all other tasks and the few observations of the hidden ones, *alone* the same hierarchy fitted
 to the few observations and nothing else. NLL is per observation; the difference is paired, over the tasks that both
 predicted, with its standard error over tasks in brackets. The hierarchies are `bm.families.linear`, `poisson`
-(overdispersed) and `logistic`; what varies by task is the level, and for rats the slope too. Times are of one call,
-divided by its tasks, without imports and without the fit of the others."""
+(overdispersed) and `logistic`; what varies by task is the level, and for sleepstudy and rats the slope too. Times are
+of one call, divided by its tasks, without imports and without the fit of the others."""
 
 
 def _none(name: str) -> Data:

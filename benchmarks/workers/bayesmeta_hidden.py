@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -60,6 +58,10 @@ def case(name: str) -> Case:
     frame = bm.data.load(name)
     if name == "radon":
         return Case(frame, "county", ["floor"], "log_radon", ["log_uranium"], _level(bm.families.linear), 3, 7, 9)
+    if name == "sleepstudy":
+        return Case(
+            frame, "Subject", ["Days"], "Reaction", [], lambda t: bm.families.linear(t, correlated=True), 3, 10, 6
+        )
     if name == "rats":
         return Case(frame, "rat", ["day"], "weight", [], lambda t: bm.families.linear(t, correlated=True), 2, 5, 10)
     if name == "epil":
@@ -72,8 +74,7 @@ def case(name: str) -> Case:
 
 
 def _heart() -> Case:
-    folder = Path(os.environ["BAYESMETA_DATA"])
-    patients = pd.read_csv(folder / "heart_disease" / "heart_disease_4hospitals.csv")
+    patients = bm.data.load("heart")
     patients["no_pain"], patients["ill"] = (patients["cp"] == 4) * 1.0, (patients["num"] > 0) * 1.0
     filled = patients[PREDICTORS].fillna(patients[PREDICTORS].mean())
     frame = pd.concat([patients[["hospital", "ill"]], filled], axis=1)
@@ -116,6 +117,7 @@ class Judge:
         nothing, _ = hidden.split(0)
         hierarchy = self.case.family(rest)
         posterior = self._fit(hierarchy, rest)
+        other = self._fit(hierarchy, rest, self.seed + 1) if self._more_refits else posterior
         self._score("adapt", self._timed("adapt", len(names), lambda: self._adapted(posterior, support)), query)
         self._score("population", self._adapted(posterior, nothing), query)
         self._pooled(rest + support, query)
@@ -123,9 +125,14 @@ class Judge:
             one = support[[name]]
             if name == names[0] or self.rounds > 1:
                 self._score("alone", self._adapted(self._fit(hierarchy, one), one), query[[name]])
-            if len(self.rows.get("refit", ())) < self.refits:
-                again = partial(self._refitted, hierarchy, rest + one, one)
-                self._score("refit", self._timed("refit", 1, again), query[[name]])
+            if self._more_refits:
+                self._score("again", self._adapted(other, one), query[[name]])
+                anew = partial(self._refitted, hierarchy, rest + one, one)
+                self._score("refit", self._timed("refit", 1, anew), query[[name]])
+
+    @property
+    def _more_refits(self) -> bool:
+        return len(self.rows.get("refit", ())) < self.refits
 
     def _refitted(self, hierarchy: bm.Hierarchy, tasks: bm.Tasks, one: bm.Tasks) -> bm.Adapted:
         return self._adapted(self._fit(hierarchy, tasks), one)
@@ -140,8 +147,9 @@ class Judge:
                 one = _merged(query[[task.name]])
                 self._note("pooled", bm.score(adapted.predict(one), one, level=LEVEL, draws=DRAWS), [task.name])
 
-    def _fit(self, hierarchy: bm.Hierarchy, tasks: bm.Tasks) -> bm.Posterior:
-        return bm.fit(hierarchy, tasks, bm.Auto(draws=self.draws, compile=False), seed=self.seed, progress=False)
+    def _fit(self, hierarchy: bm.Hierarchy, tasks: bm.Tasks, seed: int | None = None) -> bm.Posterior:
+        chosen = self.seed if seed is None else seed
+        return bm.fit(hierarchy, tasks, bm.Auto(draws=self.draws, compile=False), seed=chosen, progress=False)
 
     def _adapted(self, posterior: bm.Posterior, support: bm.Tasks) -> bm.Adapted:
         return posterior.adapt(support, draws=min(self.draws, len(posterior.phi_coordinates)), seed=self.seed)
