@@ -107,6 +107,26 @@ class Predictive:
         lower, upper = self.quantile([(1 - level) / 2, (1 + level) / 2])
         return lower, upper
 
+    def mean_interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Lower and upper end (T, m) of the central interval of the expected observation: its noise is left out.
+
+        Of a binary outcome that is its probability. Where θ is integrated out in closed form, φ alone is uncertain.
+
+        Raises:
+            OptionError: A level outside (0, 1).
+            NotAvailableError: The distribution of the observations knows no mean.
+        """
+        if not 0 < level < 1:
+            raise OptionError(f"level must lie between 0 and 1, got {level!r}")
+        levels = [(1 - level) / 2, (1 + level) / 2]
+        try:
+            lower, upper = self._reduced(
+                lambda met, row: (met.fn.mean,), lambda means: quantiles_of_draws(means[0], levels), lead=(2,)
+            )
+        except NotImplementedError as error:
+            raise NotAvailableError("the observations have no mean in closed form: take draws, by `sample`") from error
+        return lower, upper
+
     def sample(self, n: int = 1000, seed: int = 0) -> Tensor:
         """Draws of the observations (n, T, m)."""
         if n < 1:
