@@ -21,104 +21,27 @@ that passed there never came back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bayesmeta.evidence.exact import TOLERANCE, Exact, expansion, log_z_of
-from bayesmeta.evidence.gaussian import (
-    LOG_2PI,
-    Gaussian,
-    Matrix,
-    Vector,
-    dot,
-    inverse_lower,
-    log_integral,
-    times_lower,
-    times_upper,
-)
-from bayesmeta.evidence.linear import (
-    Linear,
-    base_of,
-    far_points,
-    find_linear,
-    jacobian_at,
-    mean_and_scale,
-    normal_of,
-    random_phi,
-    some_tasks,
-)
-from bayesmeta.program import Phi, Program, Row, first_rows
-from bayesmeta.sites import Meeting, quiet_pyro
+from bayesmeta.evidence.exact import TOLERANCE, Exact, log_z_of
+from bayesmeta.evidence.gaussian import LOG_2PI, dot
+from bayesmeta.evidence.gram_blocks import Blocks, Moved, Prior, integrated, natural, quadratic_form
+from bayesmeta.evidence.gram_prior import read_prior
+from bayesmeta.evidence.gram_reduce import log_prior, reduce
+from bayesmeta.evidence.linear import Linear, find_linear, random_phi, some_tasks
+from bayesmeta.program import Phi, Program
+from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Gram"]
 
-CHUNK_CELLS = 4_000_000
 # Tasks that turn out odd are looked at closely, so many at a time.
 MOST_ODD = 3
-
-
-class Blocks(NamedTuple):
-    """What is left of the tasks: blocks of D'D over w = [-β, 1], counts, and one row each for the prior.
-
-    The task axis comes last, so that each element is one contiguous vector over tasks.
-    """
-
-    aa: Tensor  # (p, p, T)
-    aw: Tensor  # (p, m, T)
-    ww: Tensor  # (m, m, T)
-    n: Tensor  # (T,)
-    ww_sum: Tensor  # (m, m)
-    n_sum: Tensor  # ()
-    rows: Row  # one row per task, or one in all where neither prior nor scale depends on the task
-
-
-class Prior(NamedTuple):
-    """log p(m + δ | φ) = h + g'δ - δ'Λδ/2 and the precision 1/σ² of the observations; elements are () or (T,).
-
-    The centre m is a constant: the mean of the prior, detached. `root` is the lower Cholesky factor of Λ⁻¹ where it
-    can be read off: θ is then standardised by it, because for a correlation near one det Λ is lost in rounding.
-    """
-
-    centre: list[Tensor]
-    h: Tensor
-    g: list[Tensor]
-    precision: list[list[Tensor]]
-    weight: Tensor
-    root: list[list[Tensor]]
-
-    def detached(self) -> Prior:
-        """The same numbers as constants."""
-        g = [element.detach() for element in self.g]
-        precision, root = ([[element.detach() for element in row] for row in m] for m in (self.precision, self.root))
-        return Prior(self.centre, self.h.detach(), g, precision, self.weight.detach(), root)
-
-
-class Moved(NamedTuple):
-    """Elements of the blocks of D'D, with A m taken off y, over tasks or summed over them."""
-
-    aa: list[list[Tensor]]
-    aw: list[list[Tensor]]
-    ww: list[list[Tensor]]
-
-    @staticmethod
-    def by(centre: list[Tensor], aa: Tensor, aw: Tensor, ww: Tensor) -> Moved:
-        """Blocks (p, p, ...), (p, m, ...), (m, m, ...) with θ counted from `centre`."""
-        p, last = range(len(centre)), ww.shape[0] - 1
-        moved = [aw[i, last] - dot([aa[i, j] for j in p], centre) for i in p]
-        cross = [ww[k, last] - dot([aw[i, k] for i in p], centre) for k in range(last)]
-        corner = ww[last, last] - dot([aw[i, last] + moved[i] for i in p], centre)
-        inner = [[ww[j, k] for k in range(last)] + [cross[j]] for j in range(last)]
-        return Moved(
-            [[aa[i, j] for j in p] for i in p],
-            [[aw[i, k] for k in range(last)] + [moved[i]] for i in p],
-            [*inner, [*cross, corner]],
-        )
 
 
 class Gram:
@@ -146,7 +69,7 @@ class Gram:
         self.tasks = tasks
         self.linear = linear
         with quiet_pyro():
-            self.data, fits = _reduce(program, tasks, linear)
+            self.data, fits = reduce(program, tasks, linear)
             if linear.prior != "general":
                 fits = fits & self._prior_fits()
         self.odd: list[int] = (~fits).nonzero().squeeze(-1).tolist()
@@ -192,7 +115,7 @@ class Gram:
         blocks = Blocks(*data)
         w, prior = self._w(phi), self._prior(phi, blocks)
         moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
-        log_z, mean, square = _integrated(prior.detached(), w.detach(), moved)
+        log_z, mean, square = integrated(prior.detached(), w.detach(), moved)
         value = _over(log_z, blocks.n)
         p, m = range(len(mean)), range(len(w))
         fitted = [dot([moved.aw[i][k] for i in p], mean) for k in m]
@@ -213,7 +136,7 @@ class Gram:
         if self.linear.shared:
             n = blocks.n_sum
             moved = Moved.by(prior.centre, blocks.aa.sum(-1), blocks.aw.sum(-1), blocks.ww_sum)
-        residual = _quadratic_form(moved.ww, w)
+        residual = quadratic_form(moved.ww, w)
         return 0.5 * (n * (prior.weight.log() - LOG_2PI) - residual * prior.weight).sum()
 
     def per_task(self, phi: Phi, data: Any) -> Tensor:
@@ -221,15 +144,15 @@ class Gram:
         blocks = Blocks(*data)
         w, prior = self._w(phi), self._prior(phi, blocks)
         moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
-        fit, _, _ = _integrated(prior, w, moved)
-        residual = _quadratic_form(moved.ww, w)
+        fit, _, _ = integrated(prior, w, moved)
+        residual = quadratic_form(moved.ww, w)
         return fit + 0.5 * (blocks.n * (prior.weight.log() - LOG_2PI) - residual * prior.weight)
 
     def conditional(self, phi: Phi, data: Any) -> tuple[Tensor, Tensor]:
         """p(θ_t | φ, D_t) as precision P (T, p, p) and P·mean (T, p)."""
         blocks = Blocks(*data)
         w, prior = self._w(phi), self._prior(phi, blocks)
-        precision, b = _natural(prior, w, Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww))
+        precision, b = natural(prior, w, Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww))
         b = [of_delta + dot(row, prior.centre) for of_delta, row in zip(b, precision, strict=True)]
         return torch.stack([torch.stack(row, -1) for row in precision], -2), torch.stack(b, -1)
 
@@ -238,67 +161,7 @@ class Gram:
         return torch.cat([-flat[self.linear.entering], torch.ones(1)])
 
     def _prior(self, phi: Phi, blocks: Blocks) -> Prior:
-        read = {
-            "independent": self._independent_prior,
-            "normal": self._normal_prior,
-            "general": self._general_prior,
-        }[self.linear.prior]
-        rows = blocks.rows
-        if self.linear.shared:
-            first = Row(rows.x[0], rows.y[0], rows.mask[0], {key: value[0] for key, value in rows.context.items()})
-            return read(phi, first)
-        return Prior(*self.program.over_tasks(lambda row: tuple(read(phi, row)))(rows))
-
-    def _general_prior(self, phi: Phi, row: Row) -> Prior:
-        """By second-order expansion of log p(θ | φ), whatever its form."""
-
-        def log_prior(v: Tensor) -> Tensor:
-            return self.program.terms(phi.returned, v, row)[0]
-
-        _, slope, precision = expansion(log_prior, self.program.structure.theta.size)
-        centre = [element.detach() for element in Gaussian.of(precision, slope).mean()]
-        g, h = torch.func.grad_and_value(log_prior)(torch.stack(centre))
-        elements = [list(line.unbind(-1)) for line in precision.unbind(-2)]
-        return Prior(centre, h, list(g.unbind(-1)), elements, self._weight(phi, row), [])
-
-    def _independent_prior(self, phi: Phi, row: Row) -> Prior:
-        """Read off a product of Normals."""
-        met = self.program.meet(phi.returned, torch.zeros(self.program.structure.theta.size), row)
-        sites = [base_of(met[name].fn) for name in self.program.structure.theta.names]
-        loc = torch.cat([site.loc.expand(site.batch_shape).reshape(-1) for site in sites])
-        scale = torch.cat([site.scale.expand(site.batch_shape).reshape(-1) for site in sites])
-        precision = scale.pow(-2)
-        centre = loc.detach()
-        away = loc - centre
-        h = -(0.5 * away * away * precision + scale.log() + 0.5 * LOG_2PI).sum()
-        diagonal, zero = list(precision.unbind(-1)), torch.zeros(())
-        p = range(len(diagonal))
-        elements = [[diagonal[i] if i == j else zero for j in p] for i in p]
-        g = list((away * precision).unbind(-1))
-        return Prior(list(centre.unbind(-1)), h, g, elements, self._weight(phi, row, met), [])
-
-    def _normal_prior(self, phi: Phi, row: Row) -> Prior:
-        """Read off Normals and multivariate normals: their means and the Cholesky factors of their covariances."""
-        met = self.program.meet(phi.returned, torch.zeros(self.program.structure.theta.size), row)
-        sites = [base_of(met[name].fn) for name in self.program.structure.theta.names]
-        locs, roots = zip(*(_loc_and_root(site) for site in sites), strict=True)
-        loc, root = list(torch.cat(locs).unbind(-1)), _block_diagonal(roots)
-        p = range(len(loc))
-        inverse = inverse_lower(root)
-        columns = [[inverse[i][j] if j <= i else torch.zeros(()) for i in p] for j in p]
-        precision = [times_upper(inverse, column) for column in columns]
-        centre = [element.detach() for element in loc]
-        away = [element - constant for element, constant in zip(loc, centre, strict=True)]
-        g = [dot(row, away) for row in precision]
-        log_det = torch.stack([root[i][i].log() for i in p]).sum()
-        h = -(log_det + 0.5 * dot(g, away) + 0.5 * len(loc) * LOG_2PI)
-        return Prior(centre, h, g, precision, self._weight(phi, row, met), root)
-
-    def _weight(self, phi: Phi, row: Row, met: dict[str, Meeting] | None = None) -> Tensor:
-        """1/σ² of the observations of a task."""
-        met = met or self.program.meet(phi.returned, torch.zeros(self.program.structure.theta.size), row)
-        weight: Tensor = normal_of(met).scale.reshape(-1)[0].pow(-2)
-        return weight
+        return read_prior(self.program, self.linear, phi, blocks.rows)
 
     def _prior_fits(self) -> Tensor:
         """Where log p(θ | φ) has the value at a random point that was read off; (T,), or () where all share it."""
@@ -309,7 +172,7 @@ class Gram:
         elements = [at - from_ for at, from_ in zip(v, centre, strict=True)]
         square = dot([x * y for x in elements for y in elements], [element for row in precision for element in row])
         expected = h + dot(g, elements) - 0.5 * square
-        value = _log_prior(self.program, blocks.rows)
+        value = log_prior(self.program, blocks.rows)
         fits: Tensor = (value - expected).abs() <= TOLERANCE * (1 + value.abs() + square.abs())
         return fits
 
@@ -329,148 +192,6 @@ def _each(terms: Tensor) -> Tensor:
     return terms
 
 
-def _natural(prior: Prior, w: Tensor, moved: Moved) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """P = Λ + A'A / σ² and b = g + A'r / σ², elements over tasks."""
-    p = range(len(prior.g))
-    precision = [[prior.precision[i][j] + moved.aa[i][j] * prior.weight for j in p] for i in p]
-    b = [prior.g[i] + dot(moved.aw[i], list(w)) * prior.weight for i in p]
-    return precision, b
-
-
-def _loc_and_root(site: Any) -> tuple[Tensor, Tensor]:
-    """Mean (k,) and lower Cholesky factor (k, k) of a θ site that is Normal or multivariate normal."""
-    if type(site).__name__ == "MultivariateNormal":
-        k = site.event_shape[0]
-        return site.loc.reshape(k), site.scale_tril.reshape(k, k)
-    loc, scale = (part.expand(site.batch_shape).reshape(-1) for part in (site.loc, site.scale))
-    return loc, torch.diag_embed(scale)
-
-
-def _block_diagonal(blocks: Sequence[Tensor]) -> Matrix:
-    """The elements of a block-diagonal matrix, by rows."""
-    size, zero = sum(len(block) for block in blocks), torch.zeros(())
-    rows: Matrix = []
-    for block in blocks:
-        before = len(rows)
-        for row in block.unbind(-2):
-            rest = size - before - len(block)
-            rows.append([*[zero] * before, *row.unbind(-1), *[zero] * rest])
-    return rows
-
-
-def _integrated(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Vector, Matrix]:
-    """log of the integral over θ, but for what does not involve θ; mean and second moments of θ - m."""
-    if prior.root:
-        return _standardised(prior, w, moved)
-    gaussian = Gaussian.from_elements(*_natural(prior, w, moved))
-    mean = gaussian.mean()
-    return log_integral(prior.h, gaussian), mean, _second_moment(mean, gaussian)
-
-
-def _standardised(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Vector, Matrix]:
-    """The same by θ = m + Rz, z standard normal: P = I + R'A'AR / σ² is never near singular."""
-    root, p = prior.root, range(len(prior.g))
-    right = [times_upper(root, row) for row in moved.aa]
-    curved = [times_upper(root, [right[i][k] for i in p]) for k in p]
-    precision = [[curved[j][k] * prior.weight + float(j == k) for k in p] for j in p]
-    b = [prior.g[i] + dot(moved.aw[i], list(w)) * prior.weight for i in p]
-    gaussian = Gaussian.from_elements(precision, times_upper(root, b))
-    log_det = dot([root[i][i].log() for i in p], [torch.ones(()) for _ in p])
-    z, spread = gaussian.mean(), gaussian.covariance()
-    mean = times_lower(root, z)
-    halves = [times_lower(root, [spread[i][k] for i in p]) for k in p]
-    covariance = [times_lower(root, [halves[k][i] for k in p]) for i in p]
-    square = [[covariance[i][j] + mean[i] * mean[j] for j in p] for i in p]
-    return log_integral(prior.h + log_det, gaussian), mean, square
-
-
-def _second_moment(mean: list[Tensor], gaussian: Gaussian) -> list[list[Tensor]]:
-    """E[θθ'] by element."""
-    covariance = gaussian.covariance()
-    p = range(len(mean))
-    return [[covariance[i][j] + mean[i] * mean[j] for j in p] for i in p]
-
-
-def _quadratic_form(ww: list[list[Tensor]], w: Tensor) -> Tensor:
-    """w' W w, for every task (T,) or for their sum ()."""
-    return dot([dot(row, list(w)) for row in ww], list(w))
-
-
 def _over(terms: Tensor, tasks: Tensor) -> Tensor:
     """The sum over tasks of terms (T,), or of one term that all share."""
     return terms.sum() if terms.dim() else terms * len(tasks)
-
-
-def _reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Tensor]:
-    """The blocks, and for each task whether it is what they make of it."""
-    p, m = program.structure.theta.size, len(linear.entering) + 1
-    gram = torch.zeros(len(tasks), p + m, p + m)
-    fits = torch.zeros(len(tasks), dtype=torch.bool)
-    scale, prior = torch.zeros(len(tasks), 2), torch.zeros(len(tasks))
-    probes = far_points(program, 3)
-    for batch in tasks.padded():
-        step = max(1, CHUNK_CELLS // max(1, batch.mask.shape[1] * (p + m)))
-        for start in range(0, len(batch.index), step):
-            part = slice(start, start + step)
-            at = batch.index[part]
-            row = Row(batch.x[part], batch.y[part], batch.mask[part], {k: v[part] for k, v in batch.context.items()})
-            over_tasks = program.over_tasks(lambda r, *read: _design(program, r, linear.entering, probes, *read))
-            design, fits[at], scale[at] = over_tasks(row, *_mean_and_jacobian(program, row, probes[0]))
-            gram[at] = design.mT @ design
-            prior[at] = _log_prior(program, row)
-    by_first_row = _log_prior(program, first_rows(tasks))
-    fits &= (prior - by_first_row).abs() <= TOLERANCE * (1 + prior.abs())
-    if linear.shared:
-        fits &= (scale == scale[0]).all(1) & (by_first_row == by_first_row[0])
-    rows = first_rows(tasks[:1] if linear.shared else tasks)
-    n = tasks.sizes.to(gram.dtype)
-    gram = gram.permute(1, 2, 0)
-    ww, aa, aw = gram[p:, p:].contiguous(), gram[:p, :p].contiguous(), gram[:p, p:].contiguous()
-    return Blocks(aa, aw, ww, n, ww.sum(-1), n.sum(), rows), fits
-
-
-def _log_prior(program: Program, rows: Row) -> Tensor:
-    """log p(θ | φ) of each task at one random point (T,)."""
-    (phi,) = random_phi(program, 1, seed=3)
-    v = torch.linspace(-1.0, 2.0, program.structure.theta.size)
-
-    def one(row: Row) -> Tensor:
-        met = program.meet(phi.returned, v, row)
-        return torch.stack([met[name].log_prob() for name in program.structure.theta.names]).sum()
-
-    terms: Tensor = program.over_tasks(one)(rows)
-    return terms
-
-
-def _mean_and_jacobian(program: Program, rows: Row, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The means (T, n) of the observations of many tasks at z = [φ, θ], and their Jacobians (T, n, q + p)."""
-
-    def mean(z: Tensor, row: Row) -> Tensor:
-        found = mean_and_scale(program, z, row)
-        return found[0] if found else torch.zeros(0)
-
-    return jacobian_at(lambda z: program.over_tasks(lambda row: mean(z, row))(rows), z)
-
-
-def _design(
-    program: Program, row: Row, entering: Tensor, probes: Tensor, loc: Tensor, jacobian: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """[A, B, y - c] of one task, (n, p + b + 1), zero where padded; whether it gives the mean at other points.
-
-    `probes` are points [φ, θ]: A, B and c are read off the mean and Jacobian at the first. The scales at the others
-    are the third result (2,).
-    """
-    q = probes.shape[1] - program.structure.theta.size
-    constant = loc - jacobian @ probes[0]
-    slopes = torch.cat([jacobian[:, q:], jacobian[:, entering]], 1)
-    fits, scales = [], []
-    for probe in probes[1:].unbind():
-        there = torch.cat([probe[q:], probe[entering]])
-        found = mean_and_scale(program, probe, row)
-        loc, scale = found if found else (loc, torch.full_like(loc, torch.nan))
-        size = 1 + constant.abs() + slopes.abs() @ there.abs()
-        near = (loc - constant - slopes @ there).abs() <= TOLERANCE * size
-        fits.append((near & (scale == scale[0]) | ~row.mask).all())
-        scales.append(scale[0])
-    design = torch.cat([slopes, (row.y - constant).unsqueeze(-1)], -1) * row.mask.unsqueeze(-1)
-    return design, torch.stack(fits).all(), torch.stack(scales)

@@ -1,0 +1,91 @@
+"""Each task read once: its linear model by automatic differentiation, and the Gram matrix of that."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bayesmeta.evidence.exact import TOLERANCE
+from bayesmeta.evidence.gram_blocks import Blocks
+from bayesmeta.evidence.linear import Linear, far_points, jacobian_at, mean_and_scale, random_phi
+from bayesmeta.program import Program, Row, first_rows
+from bayesmeta.tasks import Tasks
+
+__all__ = ["log_prior", "reduce"]
+
+CHUNK_CELLS = 4_000_000
+
+
+def reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Tensor]:
+    """The blocks, and for each task whether it is what they make of it."""
+    p, m = program.structure.theta.size, len(linear.entering) + 1
+    gram = torch.zeros(len(tasks), p + m, p + m)
+    fits = torch.zeros(len(tasks), dtype=torch.bool)
+    scale, prior = torch.zeros(len(tasks), 2), torch.zeros(len(tasks))
+    probes = far_points(program, 3)
+    for batch in tasks.padded():
+        step = max(1, CHUNK_CELLS // max(1, batch.mask.shape[1] * (p + m)))
+        for start in range(0, len(batch.index), step):
+            part = slice(start, start + step)
+            at = batch.index[part]
+            row = Row(batch.x[part], batch.y[part], batch.mask[part], {k: v[part] for k, v in batch.context.items()})
+            over_tasks = program.over_tasks(lambda r, *read: _design(program, r, linear.entering, probes, *read))
+            design, fits[at], scale[at] = over_tasks(row, *_mean_and_jacobian(program, row, probes[0]))
+            gram[at] = design.mT @ design
+            prior[at] = log_prior(program, row)
+    by_first_row = log_prior(program, first_rows(tasks))
+    fits &= (prior - by_first_row).abs() <= TOLERANCE * (1 + prior.abs())
+    if linear.shared:
+        fits &= (scale == scale[0]).all(1) & (by_first_row == by_first_row[0])
+    rows = first_rows(tasks[:1] if linear.shared else tasks)
+    n = tasks.sizes.to(gram.dtype)
+    gram = gram.permute(1, 2, 0)
+    ww, aa, aw = gram[p:, p:].contiguous(), gram[:p, :p].contiguous(), gram[:p, p:].contiguous()
+    return Blocks(aa, aw, ww, n, ww.sum(-1), n.sum(), rows), fits
+
+
+def log_prior(program: Program, rows: Row) -> Tensor:
+    """log p(θ | φ) of each task at one random point (T,)."""
+    (phi,) = random_phi(program, 1, seed=3)
+    v = torch.linspace(-1.0, 2.0, program.structure.theta.size)
+
+    def one(row: Row) -> Tensor:
+        met = program.meet(phi.returned, v, row)
+        return torch.stack([met[name].log_prob() for name in program.structure.theta.names]).sum()
+
+    terms: Tensor = program.over_tasks(one)(rows)
+    return terms
+
+
+def _mean_and_jacobian(program: Program, rows: Row, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The means (T, n) of the observations of many tasks at z = [φ, θ], and their Jacobians (T, n, q + p)."""
+
+    def mean(z: Tensor, row: Row) -> Tensor:
+        found = mean_and_scale(program, z, row)
+        return found[0] if found else torch.zeros(0)
+
+    return jacobian_at(lambda z: program.over_tasks(lambda row: mean(z, row))(rows), z)
+
+
+def _design(
+    program: Program, row: Row, entering: Tensor, probes: Tensor, loc: Tensor, jacobian: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[A, B, y - c] of one task, (n, p + b + 1), zero where padded; whether it gives the mean at other points.
+
+    `probes` are points [φ, θ]: A, B and c are read off the mean and Jacobian at the first. The scales at the others
+    are the third result (2,).
+    """
+    q = probes.shape[1] - program.structure.theta.size
+    constant = loc - jacobian @ probes[0]
+    slopes = torch.cat([jacobian[:, q:], jacobian[:, entering]], 1)
+    fits, scales = [], []
+    for probe in probes[1:].unbind():
+        there = torch.cat([probe[q:], probe[entering]])
+        found = mean_and_scale(program, probe, row)
+        loc, scale = found if found else (loc, torch.full_like(loc, torch.nan))
+        size = 1 + constant.abs() + slopes.abs() @ there.abs()
+        near = (loc - constant - slopes @ there).abs() <= TOLERANCE * size
+        fits.append((near & (scale == scale[0]) | ~row.mask).all())
+        scales.append(scale[0])
+    design = torch.cat([slopes, (row.y - constant).unsqueeze(-1)], -1) * row.mask.unsqueeze(-1)
+    return design, torch.stack(fits).all(), torch.stack(scales)
