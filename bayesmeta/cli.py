@@ -1,4 +1,4 @@
-"""The command line: fit a model file, adapt the fit to a table, look at the gallery and the presets.
+"""The command line: fit a model file, adapt the fit to a table, report it, look at the gallery and the presets.
 
 Bad input ends with exit code 2 and one paragraph that says what to do; Ctrl-C with 130.
 """
@@ -37,6 +37,17 @@ Examples:
 \b
   bayesmeta adapt runs/radon --data new_houses.csv --out adapted.csv
   bayesmeta adapt runs/radon --data new_houses.csv --out adapted.csv --level 0.5
+"""
+
+_REPORT = """Write a fit as one page of HTML: verdict, population, tasks, predictive checks, how it was made.
+
+The page is a single file that needs no network: to be sent, read on a phone, or printed.
+
+Examples:
+
+\b
+  bayesmeta report runs/radon
+  bayesmeta report runs/radon --out radon.html
 """
 
 _CHECK = """Check a model and a back-end: simulation-based calibration at the design of the model's tasks.
@@ -173,6 +184,22 @@ def adapt(
     table.frame.to_csv(out, index=False)
     if not quiet:
         terminal.show_adapted(table, out)
+
+
+@app.command(help=_REPORT)
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, as `bayesmeta fit` makes it.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; RUN/report.html by default.")] = None,
+    title: Annotated[str | None, typer.Option(help="Its heading; by default the title of the model.")] = None,
+    seed: _Seed = 0,
+    quiet: _Quiet = False,
+) -> None:
+    """Write the page of a run."""
+    from bayesmeta import runs
+
+    path = runs.open_run(run).report(out or run / "report.html", title=title, seed=seed, progress=not quiet)
+    if not quiet:
+        typer.echo(f"Written: {path}")
 
 
 @app.command(help=_CHECK)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from html import escape
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -229,6 +230,20 @@ class Posterior:
                 self, log_likelihood=log_likelihood, posterior_predictive=posterior_predictive, prior=prior
             )
         )
+
+    def report(
+        self,
+        path: str | PathLike[str],
+        *,
+        title: str | None = None,
+        story: str | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Path:
+        """Write one self-contained page of HTML to send to a colleague. See `bayesmeta.report.report`."""
+        from bayesmeta.report import report
+
+        return report(self, path, title=title, story=story, seed=seed, progress=progress)
 
     def save(
         self, path: str | PathLike[str], *, log_likelihood: bool = True, posterior_predictive: bool | None = None

@@ -38,6 +38,7 @@ ROOMS = (
     {"meta", "families"},
     {"replicas"},
     {"diagnose", "export", "plot", "prior"},
+    {"report"},
     {"posterior", "load", "update"},
     {"shelf", "presets"},
     {"fit"},
