@@ -31,13 +31,13 @@ class Reliability(NamedTuple):
     Attributes:
         probability: Mean predicted probability (B,); NaN in bins that are empty.
         share: Share of ones (B,).
-        count: Number of observations (B,).
+        size: Number of observations (B,).
         replicates: The share in data sets drawn from the prediction itself (R, B).
     """
 
     probability: Tensor
     share: Tensor
-    count: Tensor
+    size: Tensor
     replicates: Tensor
 
 

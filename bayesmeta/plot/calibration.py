@@ -45,7 +45,7 @@ class _Places(NamedTuple):
 
     share: Array
     reference: Array
-    count: int
+    size: int
     independent: bool
 
 
@@ -156,14 +156,14 @@ def _reliability(score: Any) -> tuple[Array, Array, Array, Array]:
     found = None if isinstance(score, np.ndarray) else score.reliability
     if found is None:
         raise NotAvailableError(
-            "reliability is for predictions of outcomes that are all 0 or 1: pass such a prediction with y=..., or take "
-            "kind='ecdf'"
+            "reliability is for outcomes that are all 0 or 1: pass a prediction of such with y=..., or its score, or "
+            "take kind='ecdf'"
         )
-    there = (found.count > 0).numpy()
+    there = (found.size > 0).numpy()
     return (
         found.probability.numpy()[there],
         found.share.numpy()[there],
-        found.count.numpy()[there],
+        found.size.numpy()[there],
         found.replicates.numpy()[:, there],
     )
 
@@ -181,7 +181,7 @@ def _draw_ecdf(ax: Axes, places: _Places, level: float) -> None:
     z, ends = np.r_[0.0, Z, 1.0], np.r_[0.0, half, 0.0]
     ax.fill_between(z, -ends, ends, color=PALE, linewidth=0, label=_band_name(places, level, "all along"))
     ax.axhline(0.0, color=BLACK, linewidth=0.8)
-    ax.plot(z, np.r_[0.0, places.share - Z, 0.0], color=BLUE, linewidth=1.4, label=f"{places.count:,} observations")
+    ax.plot(z, np.r_[0.0, places.share - Z, 0.0], color=BLUE, linewidth=1.4, label=f"{places.size:,} observations")
     ax.set_xlim(0, 1)
     ax.set_xlabel("z: predicted probability of less than was observed (PIT)")
     ax.set_ylabel("share of observations with a PIT below z, minus z")
@@ -194,7 +194,7 @@ def _draw_histogram(ax: Axes, places: _Places, level: float) -> None:
     name = _band_name(places, level, "bin by bin")
     ax.stairs(upper, edges, baseline=lower, fill=True, color=PALE, label=name)
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
-    ax.stairs(heights, edges, color=BLUE, linewidth=1.4, label=f"{places.count:,} observations")
+    ax.stairs(heights, edges, color=BLUE, linewidth=1.4, label=f"{places.size:,} observations")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.08 * max(float(heights.max()), float(upper.max())))
     ax.set_xlabel("predicted probability of less than was observed (PIT)")
@@ -217,7 +217,7 @@ def _draw_coverage(ax: Axes, places: _Places, level: float) -> None:
     name = _band_name(places, level, "all along")
     ax.fill_between(z, np.clip(z - ends, 0, 1), np.clip(z + ends, 0, 1), color=PALE, linewidth=0, label=name)
     ax.plot([0, 1], [0, 1], color=BLACK, linewidth=0.8)
-    ax.plot(z, np.r_[0.0, share, 1.0], color=BLUE, linewidth=1.4, label=f"{places.count:,} observations")
+    ax.plot(z, np.r_[0.0, share, 1.0], color=BLUE, linewidth=1.4, label=f"{places.size:,} observations")
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.set_xlabel("probability of the central interval")
     ax.set_ylabel("share of observations inside")

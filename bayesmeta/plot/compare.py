@@ -101,9 +101,14 @@ def _rows(results: Mapping[str, Any] | pd.DataFrame, metric: str | None) -> tupl
     else:
         metric = metric or "nll"
         rows, nominal = _of_scores(results, metric)
-    sign = -1.0 if metric == "elpd_loo" else 1.0
-    centre = (lambda value: abs(value - nominal)) if nominal is not None else (lambda value: sign * value)
-    return sorted((row for row in rows if math.isfinite(row.value)), key=lambda r: centre(r.value)), metric, nominal
+    found = [row for row in rows if math.isfinite(row.value)]
+    return sorted(found, key=lambda row: _badness(row.value, metric, nominal)), metric, nominal
+
+
+def _badness(value: float, metric: str, nominal: float | None) -> float:
+    if nominal is not None:
+        return abs(value - nominal)
+    return -value if metric == "elpd_loo" else value
 
 
 def _of_table(table: pd.DataFrame, metric: str) -> list[_Row]:

@@ -109,7 +109,7 @@ def _draw_k_hat(ax: Axes, names: list[str], k_hat: Array, refitted: set[str], go
 
 
 def _draw_elpd(ax: Axes, names: list[str], elpd: Array) -> None:
-    ax.scatter(np.arange(len(names)), elpd, s=_area(len(names)), color=BLUE, label="a task")
+    ax.scatter(np.arange(len(names)), elpd, s=_area(len(names)), color=BLUE)
     ax.axhline(float(elpd.mean()), color=BLACK, linewidth=0.9, linestyle="--", zorder=1, label="mean")
     lower, upper = np.quantile(elpd, [0.25, 0.75])
     _name(ax, names, elpd, np.flatnonzero(elpd < lower - 3 * (upper - lower)), elpd)
@@ -134,7 +134,7 @@ def _area(count: int) -> float:
 
 def _ticks(ax: Axes, names: list[str]) -> None:
     if len(names) > MOST_TICKS:
-        ax.set_xlabel(f"task, 0 to {len(names) - 1:,} in their order")
+        ax.set_xlabel(f"task, in the order of the fit ({len(names):,})")
         return
     crowded = sum(map(len, names)) > 60
     ax.set_xlim(-0.7, len(names) - 0.3)

@@ -25,6 +25,11 @@ Array = npt.NDArray[np.float64]
 __all__ = ["novelty"]
 
 MOST_LETTERS = 28
+SHORT = {
+    "θ is far out": "θ far out",
+    "observations scatter more than in the population": "scatters more",
+    "observations scatter less than in the population": "scatters less",
+}
 MARKERS = (("task as a whole", "o"), ("θ", "D"), ("scatter of its observations", "s"))
 
 
@@ -57,7 +62,9 @@ def novelty(result: Novelty, *, level: float = 0.01, most: int = 30, ax: Axes | 
     _limit(ax, level, _probabilities(result)[:, order])
     for row, t in enumerate(order):
         if parts[t]:
-            ax.annotate(parts[t], (1.02, row), xycoords=ax.get_yaxis_transform(), va="center", fontsize=8, color=RED)
+            ax.annotate(
+                _short(parts[t]), (1.02, row), xycoords=ax.get_yaxis_transform(), va="center", fontsize=8, color=RED
+            )
     _label(ax, result, order, sum(map(bool, parts)))
     return tidy(ax)
 
@@ -67,6 +74,12 @@ def _probabilities(result: Novelty) -> Array:
     noise = result.noise_probability.numpy()
     both = 2 * np.minimum(noise, 1 - noise)
     return np.stack([result.tail_probability.numpy(), result.theta_probability.numpy(), both])
+
+
+def _short(part: str) -> str:
+    for long, short in SHORT.items():
+        part = part.replace(long, short)
+    return part
 
 
 def _limit(ax: Axes, level: float, values: Array) -> None:
@@ -105,5 +118,5 @@ def _label(ax: Axes, result: Novelty, order: npt.NDArray[np.intp], strangers: in
     ax.set_ylim(len(short) - 0.5, -0.5)
     shown = f", the {len(order)} least likely drawn" if len(order) < len(result) else ""
     ax.set_title(f"{strangers:,} of {len(result):,} tasks strange{shown}", loc="left", fontsize="medium", pad=40)
-    ax.set_xlabel(f"share of {result.replicates:,} tasks of the population that are less likely")
+    ax.set_xlabel(f"share of {result.replicates:,} tasks of the population that are stranger")
     legend(ax, columns=2)

@@ -74,16 +74,16 @@ def shots(
         _draw(ax, result, column, "predicted standard deviation", BLUE, level)
         _floor(ax, result.floor)
     else:
-        _draw(ax, result, column, f"posterior sd of {of}" if of else LABELS[measure], BLUE, level)
+        _draw(ax, result, column, None, BLUE, level)
     if measure == "coverage":
         ax.axhline(NOMINAL, color=BLACK, linewidth=0.8, linestyle="--", zorder=1, label="as promised")
     if target is not None:
-        _target(ax, target, result.needed(**{measure: target}, of=of))  # type: ignore[arg-type]
+        _target(ax, target, result.needed(**{measure: target}, of=of))
     _label(ax, result, label or (f"posterior sd of {of}" if of else LABELS[measure]))
     return tidy(ax)
 
 
-def _draw(ax: Axes, result: Shots, column: str, name: str, color: str, level: float) -> None:
+def _draw(ax: Axes, result: Shots, column: str, name: str | None, color: str, level: float) -> None:
     """Dots joined by a line, with bars where the table has a standard error."""
     table = result.table
     width = NormalDist().inv_cdf((1 + level) / 2)
@@ -111,6 +111,7 @@ def _label(ax: Axes, result: Shots, label: str) -> None:
     places = [int(k) for k in result.table.index]
     if max(places) >= WIDE:
         ax.set_xscale("symlog", linthresh=1)
+        ax.set_xlim(min(places) - 0.2 * (1 + min(places)), 1.2 * max(places))
     ax.set_xticks(_apart(places), [f"{k:,}" for k in _apart(places)])
     ax.minorticks_off()
     ax.set_xlabel(f"observations of the new task (shots), {result.tasks:,} simulated tasks")

@@ -2,9 +2,9 @@
 
 Each task is a column: a ring for the task alone (no pooling), a dot and a bar for its posterior in the
 population (partial pooling), and a thin line from the one to the other, which is the shrinkage. Behind them,
-the estimate with all tasks as one (complete pooling), and the mean of the population, which may depend on the
-context of the task. What these are is said in `bayesmeta.plot.pooling`; they are drawn where the evidence is
-exact. After a joint fit the posterior stands by itself.
+the estimate with all tasks as one (complete pooling), and the middle of the population, which may depend on the
+context of the task. What these are, and how they are found, is said in `bayesmeta.plot.pooling`. A task whose
+observations leave its θ open has no ring, and a θ of very many coordinates has none for any task.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import OptionError, UnknownNameError, unknown
+from bayesmeta.plot.picking import one_site
 from bayesmeta.plot.pooling import Pooling, pooling
 from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, check_level, legend, new_axes, noun, spread, thinned, tidy
 from bayesmeta.sites import element_labels
@@ -34,14 +35,14 @@ BEYOND = 1.5  # heights of all intervals together
 
 @dataclass(frozen=True)
 class _Columns:
-    """What is drawn, a number per task (T,) from left to right; `pooled` is None after a joint fit."""
+    """What is drawn, a number per task (T,) from left to right."""
 
     place: Tensor
     sizes: Tensor
     lower: Tensor
     middle: Tensor
     upper: Tensor
-    pooled: Pooling | None
+    pooled: Pooling
 
 
 def shrinkage(
@@ -71,10 +72,11 @@ def shrinkage(
         The axes.
 
     Raises:
+        NotAvailableError: The tasks have no θ.
         UnknownNameError: No such site, or no such context.
         OptionError: No such element, a level outside (0, 1), or a context of several numbers per task.
     """
-    site = _site(posterior, site)
+    site = one_site(posterior.collapsed.program.structure.theta.items, site).name
     shape = tuple(posterior.theta[site].shape[2:])
     _check(level, element, shape)
     order = _order(posterior.tasks.sizes if along is None else _context(posterior, along))
@@ -88,13 +90,6 @@ def shrinkage(
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------
-
-
-def _site(posterior: Posterior, site: str | None) -> str:
-    names = list(posterior.theta)
-    if site is not None and site not in names:
-        raise UnknownNameError(unknown("site", site, names))
-    return names[0] if site is None else site
 
 
 def _check(level: float, element: int, shape: tuple[int, ...]) -> None:
@@ -135,22 +130,20 @@ def _columns(posterior: Posterior, site: str, element: int, level: float, along:
     )
 
 
-def _pooled(posterior: Posterior, site: str, element: int, order: Tensor) -> Pooling | None:
-    found = pooling(posterior, site)
-    if found is None:
-        return None
+def _pooled(posterior: Posterior, site: str, element: int, order: Tensor) -> Pooling:
+    found = pooling(posterior, site, order)
     parts = (found.alone, found.together, found.population)
-    return Pooling(*(values.reshape(len(values), -1)[order, element] for values in parts))
+    alone, together, population = (values.reshape(len(values), -1)[:, element] for values in parts)
+    return Pooling(alone, together, population, found.middle)
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
 
 
 def _draw(ax: Axes, columns: _Columns, noun: str, along: str | None, level: float) -> None:
-    if columns.pooled is not None:
-        _draw_alone(ax, columns, columns.pooled.alone, noun, along)
-        _draw_together(ax, columns.pooled.together)
-        _draw_population(ax, columns.place, columns.pooled.population, along)
+    _draw_alone(ax, columns, columns.pooled.alone, noun, along)
+    _draw_together(ax, columns)
+    _draw_population(ax, columns.place, columns.pooled, along)
     ax.vlines(columns.place, columns.lower, columns.upper, color=BLUE, alpha=0.4, linewidth=2.5, zorder=3)
     ax.scatter(columns.place, columns.middle, s=16, color=BLUE, zorder=4)
     label = f"{noun} in the population: median and {level:.0%} interval"
@@ -159,13 +152,18 @@ def _draw(ax: Axes, columns: _Columns, noun: str, along: str | None, level: floa
 
 def _draw_alone(ax: Axes, columns: _Columns, alone: Tensor, noun: str, along: str | None) -> None:
     """A ring for the task alone, with a line to its posterior; a triangle where it is far off; NaN is not drawn."""
+    there = ~torch.isnan(alone)
+    if not bool(there.any()):
+        return
     low, high = _bounds(columns)
     shown = alone.clamp(low, high)
-    ax.vlines(columns.place, shown, columns.middle, color=GREY, alpha=0.5, linewidth=0.8, zorder=2)
+    ends = (columns.place[there], shown[there], columns.middle[there])
+    ax.vlines(*ends, color=GREY, alpha=0.5, linewidth=0.8, zorder=2)
     area = torch.full_like(alone, 22) if along is None else 14 + 150 * columns.sizes / columns.sizes.max()
     style: dict[str, Any] = {"facecolors": "white", "edgecolors": GREY, "linewidths": 1.0, "zorder": 2.5}
     for marker, which in (("o", alone == shown), ("v", alone < low), ("^", alone > high)):
-        ax.scatter(columns.place[which], shown[which], s=area[which].numpy(), marker=marker, **style)
+        if bool(which.any()):
+            ax.scatter(columns.place[which], shown[which], s=area[which].numpy(), marker=marker, **style)
     ax.plot([], [], "o", mfc="white", mec=GREY, markersize=5, label=f"{noun} alone (no pooling)")
     if bool((alone < low).any() or (alone > high).any()):
         ax.plot([], [], "^", mfc="white", mec=GREY, markersize=5, label=f"{noun} alone, beyond the picture")
@@ -178,20 +176,25 @@ def _bounds(columns: _Columns) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _draw_together(ax: Axes, together: Tensor) -> None:
-    height, label = float(together[0]), "all as one (complete pooling)"
-    ax.axhline(height, color=RED, linewidth=1.2, linestyle="--", zorder=1, label=label)
+def _draw_together(ax: Axes, columns: _Columns) -> None:
+    low, high = _bounds(columns)
+    height = float(columns.pooled.together[0])
+    if low <= height <= high:
+        label = "all as one (complete pooling)"
+        ax.axhline(height, color=RED, linewidth=1.2, linestyle="--", zorder=1, label=label)
 
 
-def _draw_population(ax: Axes, place: Tensor, population: Tensor, along: str | None) -> None:
-    """The mean of the population: a line where it is one, else a dash for each task."""
+def _draw_population(ax: Axes, place: Tensor, pooled: Pooling, along: str | None) -> None:
+    """The middle of the population: a line where it is one, else a dash for each task."""
+    population, label = pooled.population, f"{pooled.middle} of the population"
     same = bool(torch.isclose(population, population[0], rtol=1e-9, atol=1e-12).all())
-    if along is not None or same:
-        ax.plot(place, population, color=BLACK, linewidth=1.2, zorder=1.5, label="mean of the population")
+    if same:
+        ax.axhline(float(population[0]), color=BLACK, linewidth=1.2, zorder=1.5, label=label)
+    elif along is not None:
+        ax.plot(place, population, color=BLACK, linewidth=1.2, zorder=1.5, label=label)
     else:
         ax.scatter(place, population, marker="_", s=40, color=BLACK, linewidths=1.2, zorder=3.5)
-        label = "mean of the population, given its context"
-        ax.plot([], [], "_", color=BLACK, markersize=7, label=label)
+        ax.plot([], [], "_", color=BLACK, markersize=7, label=f"{label}, given its context")
 
 
 def _label_horizontal(ax: Axes, posterior: Posterior, columns: _Columns, along: str | None, names: list[str]) -> None:
