@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bayesmeta.plot.adaptation import adaptation
+from bayesmeta.plot.adaptation_path import adaptation_path
 from bayesmeta.plot.calibration import calibration
 from bayesmeta.plot.compare import compare
 from bayesmeta.plot.loo import loo
@@ -11,5 +13,19 @@ from bayesmeta.plot.population import population
 from bayesmeta.plot.sbc import sbc
 from bayesmeta.plot.shots import shots
 from bayesmeta.plot.shrinkage import shrinkage
+from bayesmeta.plot.tasks import tasks
 
-__all__ = ["calibration", "compare", "loo", "novelty", "phi", "population", "sbc", "shots", "shrinkage"]
+__all__ = [
+    "adaptation",
+    "adaptation_path",
+    "calibration",
+    "compare",
+    "loo",
+    "novelty",
+    "phi",
+    "population",
+    "sbc",
+    "shots",
+    "shrinkage",
+    "tasks",
+]

@@ -67,11 +67,13 @@ def elements_of(site: Site) -> list[Element]:
     return [Element(site, k, label) for k, label in enumerate(element_labels(site.name, site.shape))]
 
 
-def picked_elements(site: Site, wanted: int | Sequence[int] | None, most: int) -> list[Element]:
+def picked_elements(
+    site: Site, wanted: int | Sequence[int] | None, most: int, at_most: int | None = None
+) -> list[Element]:
     """The numbers of a site that are asked for; without a wish the first ones, as many as fit.
 
     Raises:
-        OptionError: There is no such number, or one is asked for twice.
+        OptionError: There is no such number, one is asked for twice, or more than `at_most` are.
     """
     known = elements_of(site)
     if wanted is None:
@@ -82,6 +84,8 @@ def picked_elements(site: Site, wanted: int | Sequence[int] | None, most: int) -
             raise OptionError(f"elements must lie between 0 and {len(known) - 1}, got {element!r}")
     if not asked or len(set(asked)) < len(asked):
         raise OptionError(f"elements must name some, each once, got {asked}")
+    if at_most is not None and len(asked) > at_most:
+        raise OptionError(f"elements: at most {at_most} can be drawn in one picture, got {asked}")
     return [known[element] for element in asked]
 
 
