@@ -51,10 +51,11 @@ of its observations, and its other observations are predicted. *Refit* fits all 
 together, once for each hidden task, which is what adapting saves; it is done for the first of them only. Both have
 Monte Carlo errors: how large these are is shown by adapting the same tasks from a fit with another seed. *Pooled* is
 one regression through all other tasks and the few observations of the hidden ones, *alone* the same hierarchy fitted
-to the few observations and nothing else. NLL is per observation; the difference is paired, over the tasks that both
-predicted, with its standard error over tasks in brackets. The hierarchies are `bm.families.linear`, `poisson`
-(overdispersed) and `logistic`; what varies by task is the level, and for sleepstudy and rats the slope too. Times are
-of one call, divided by its tasks, without imports and without the fit of the others."""
+to the few observations of the first tasks and nothing else. NLL is per observation; the difference is paired, over
+the tasks that both predicted, with its standard error over tasks in brackets. The hierarchies are
+`bm.families.linear`, `poisson` (overdispersed) and `logistic`; what varies by task is the level, and for sleepstudy
+and rats the slope too. Times are of one call, divided by its tasks, without imports and without the fit of the
+others."""
 
 
 def _none(name: str) -> Data:

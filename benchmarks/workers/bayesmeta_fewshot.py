@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.workers.common import Clock, arguments, load, say
 
 OPTIMAL = "optimal"
-LEVEL, DRAWS = 0.95, 50
+LEVEL, DRAWS = 0.95, 20
 METRICS = ("nll", "nll_joint", "crps", "rmse", "coverage", "width", "ece")
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     args = arguments()
     clock = Clock(args.started)
     import bayesmeta as bm
-    from benchmarks.learners import ENVIRONMENTS, fitted
+    from benchmarks.learners import ENVIRONMENTS, LEARNERS, fitted
 
     warnings.simplefilter("ignore", bm.BayesmetaWarning)
     name, learner = str(load(args.data).kind), json.loads(args.set)["learner"]
@@ -48,7 +48,7 @@ def main() -> None:
                 scores[f"{inputs} {shots}"] = _plain(best)
                 continue
             started = time.perf_counter()
-            adapted = posterior.adapt(support)
+            adapted = posterior.adapt(support, draws=LEARNERS[name, learner].draws)
             seconds = time.perf_counter() - started
             found = bm.score(adapted.predict(query), query, level=LEVEL, draws=DRAWS)
             best = _best(kept, env, support, query)

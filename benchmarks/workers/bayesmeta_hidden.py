@@ -123,9 +123,8 @@ class Judge:
         self._pooled(rest + support, query)
         for name in names:
             one = support[[name]]
-            if name == names[0] or self.rounds > 1:
-                self._score("alone", self._adapted(self._fit(hierarchy, one), one), query[[name]])
             if self._more_refits:
+                self._score("alone", self._adapted(self._fit(hierarchy, one), one), query[[name]])
                 self._score("again", self._adapted(other, one), query[[name]])
                 anew = partial(self._refitted, hierarchy, rest + one, one)
                 self._score("refit", self._timed("refit", 1, anew), query[[name]])
