@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from bayesmeta.diagnose.novelty import Novelty
     from bayesmeta.diagnose.shots import Shots
+    from bayesmeta.explore.widget import Explorer
     from bayesmeta.prior import Prior
     from bayesmeta.update import Weighted
 
@@ -202,6 +202,25 @@ class Posterior:
             progress=progress,
         )
 
+    def explore(
+        self,
+        tasks: Tasks | None = None,
+        *,
+        task: str | None = None,
+        site: str | None = None,
+        level: float = 0.9,
+        method: str | Config = "auto",
+        draws: int = 500,
+        novelty: bool = True,
+        seed: int = 0,
+    ) -> Explorer:
+        """An interactive view in Jupyter: drag observations, see θ and predictions move. See `bayesmeta.explore`."""
+        from bayesmeta.explore import explore
+
+        return explore(
+            self, tasks, task=task, site=site, level=level, method=method, draws=draws, novelty=novelty, seed=seed
+        )
+
     def prior(self, draws: int = 1000, seed: int = 0) -> Prior:
         """Draws of φ, θ and y before anything was observed, at the tasks of the fit. See `bayesmeta.prior`."""
         from bayesmeta.prior import prior_of
@@ -291,7 +310,6 @@ class Posterior:
         return f"Posterior of {self._size()}\n{self.info.road}\n{table}\n{self.verdict!r}"
 
     def _repr_html_(self) -> str:
-        head = f"<b>Posterior</b> of {self._size()}"
-        table = self._overview().to_html(float_format=lambda v: f"{v:.4g}", max_rows=MOST_ROWS)
-        verdict = f"<p><b>{escape(self.verdict.level)}</b>: {escape('; '.join(self.verdict.reasons))}</p>"
-        return f"<div><p>{head}</p><p>{escape(self.info.road)}</p>{table}{verdict}</div>"
+        from bayesmeta.report.cell import as_html
+
+        return as_html(self, self._size())

@@ -38,7 +38,7 @@ ROOMS = (
     {"meta", "families"},
     {"replicas"},
     {"diagnose", "export", "plot", "prior"},
-    {"report"},
+    {"explore", "report"},
     {"posterior", "load", "update"},
     {"shelf", "presets"},
     {"fit"},
