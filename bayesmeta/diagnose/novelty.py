@@ -15,7 +15,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,8 @@ from bayesmeta.psis import K_HAT
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from bayesmeta.posterior import Posterior
 
 __all__ = ["Novelty", "novelty", "warn_of_strangers"]
@@ -114,6 +116,12 @@ class Novelty:
         table.insert(0, "task", np.array(self.names, dtype=object))
         table["strange"] = np.array(self.part(level), dtype=object)
         return table
+
+    def plot(self, **options: Any) -> Axes:
+        """The probabilities of the tasks, strangers in words. See `bayesmeta.plot.novelty`."""
+        from bayesmeta.plot.novelty import novelty
+
+        return novelty(self, **options)
 
     def __repr__(self) -> str:
         strange = [(name, part) for name, part in zip(self.names, self.part(), strict=True) if part]

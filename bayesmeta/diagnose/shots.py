@@ -26,6 +26,8 @@ from bayesmeta.tasks import Tasks
 from bayesmeta.track import bar
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from bayesmeta.posterior import Posterior
 
 __all__ = ["Shots", "shots"]
@@ -86,6 +88,12 @@ class Shots:
 
     def _shown(self) -> pd.DataFrame:
         return self.table[[column for column in self.table.columns if not column.endswith("_se")]]
+
+    def plot(self, **options: Any) -> Axes:
+        """A measure against the number of shots. See `bayesmeta.plot.shots`."""
+        from bayesmeta.plot.shots import shots
+
+        return shots(self, **options)
 
     def __repr__(self) -> str:
         head = f"Shots: {self.tasks:,} simulated tasks; with θ known the sd would be {self.floor:.3g}"

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from bayesmeta.errors import DataError, OptionError, UnknownNameError, unknown
 from bayesmeta.plot.style import BLACK, BLUE, GREY, check_level, legend, new_axes, percent, tidy
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["compare"]
@@ -95,6 +94,8 @@ def compare(
 
 def _rows(results: Mapping[str, Any] | pd.DataFrame, metric: str | None) -> tuple[list[_Row], str, float | None]:
     """The learners, the best first; those without a value are left out."""
+    import pandas as pd
+
     if isinstance(results, pd.DataFrame):
         metric = metric or ("elpd_loo" if "elpd_loo" in results else "nll")
         rows, nominal = _of_table(results, metric), None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bayesmeta.errors import DataError, OptionError, unknown
 from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, tidy
@@ -85,6 +84,8 @@ def _read(found: Any) -> tuple[list[str], Array, Array, set[str]]:
 
 def _entry(found: Any, name: str) -> Any:
     """An entry of an `ELPDData` of ArviZ 0.x, a pandas series, or 1.x."""
+    import pandas as pd
+
     return found[name] if isinstance(found, pd.Series) else getattr(found, name)
 
 

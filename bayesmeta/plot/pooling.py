@@ -8,8 +8,8 @@ up to constants. What the observations say alone is the difference, A_t = P_t - 
     population   Λ_t⁻¹ g_t             the mean of p(θ | φ) in the context of the task
 
 Elsewhere the first two are where the likelihood of θ peaks, found by a search (`bayesmeta.plot.alone`), and the
-third is the median of p(θ | φ), by draws unless θ is Normal. All are had at one φ: the mean of its draws in unconstrained coordinates,
-or of the members of an ensemble the first, as they are no draws of one distribution.
+third is the median of p(θ | φ), by draws unless θ is Normal. All are had at one φ: the mean of its draws in
+unconstrained coordinates, or of the members of an ensemble the first, as they are no draws of one distribution.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesmeta.errors import UnknownNameError, unknown
-from bayesmeta.plot.style import BLACK, BLUE, PALE, SERIES, legend, new_axes, tidy
+from bayesmeta.plot.style import BLACK, BLUE, GREY, PALE, SERIES, legend, new_axes, percent, spread, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float64]
 __all__ = ["sbc"]
 
 MOST_NAMED = 6
+MOST_INSIDE = 100  # curves inside the band
 
 
 def sbc(
@@ -42,7 +43,8 @@ def sbc(
 
     Args:
         calibration: The ranks.
-        quantities: Names of the quantities to draw; all by default. The band stays that of all quantities.
+        quantities: Names of the quantities to draw; all by default, and of very many inside the band an even spread.
+            The band stays that of all quantities.
         level: Probability that the curves of all quantities stay in the band, if ranks are uniform.
         ax: Axes to draw in; a new figure by default.
 
@@ -57,7 +59,7 @@ def sbc(
     z, difference, lower, upper = calibration.ecdf(level)
     ax = new_axes() if ax is None else ax
     ends = (np.r_[0.0, z, 1.0], np.r_[0.0, lower, 0.0], np.r_[0.0, upper, 0.0])
-    ax.fill_between(*ends, color=PALE, linewidth=0, zorder=1, label=f"{level:.0%} band, all quantities at once")
+    ax.fill_between(*ends, color=PALE, linewidth=0, zorder=1, label=f"{percent(level)} band, all quantities at once")
     ax.axhline(0.0, color=BLACK, linewidth=0.8, zorder=2)
     outside = [k for k in pick if ((difference[:, k] < lower) | (difference[:, k] > upper)).any()]
     _draw_inside(ax, z, difference[:, [k for k in pick if k not in outside]])
@@ -66,7 +68,7 @@ def sbc(
         name = calibration.quantities[k] if place < MOST_NAMED else None
         if place == MOST_NAMED:
             name = f"and {len(outside) - MOST_NAMED} more outside"
-        _step(ax, z, difference[:, k], SERIES[min(place, len(SERIES) - 1)], name, 1.6)
+        _step(ax, z, difference[:, k], SERIES[place] if place < MOST_NAMED else GREY, name, 1.6)
     ax.set_xlim(0, 1)
     ax.set_xlabel(f"z: rank of the true value among {calibration.draws} draws, scaled")
     ax.set_ylabel("share of ranks below z, minus z")
@@ -86,9 +88,11 @@ def _pick(known: tuple[str, ...], wanted: Sequence[str] | None) -> list[int]:
 
 def _draw_inside(ax: Axes, z: Array, differences: Array) -> None:
     count = differences.shape[1]
-    for k in range(count):
-        label = f"{count} quantit{'y' if count == 1 else 'ies'} inside" if k == 0 else None
-        _step(ax, z, differences[:, k], BLUE, label, 0.9)
+    shown = spread(count, MOST_INSIDE)
+    label = f"{count:,} quantit{'y' if count == 1 else 'ies'} inside"
+    label += f" ({len(shown)} drawn)" if len(shown) < count else ""
+    for place, k in enumerate(shown):
+        _step(ax, z, differences[:, k], BLUE, label if place == 0 else None, 0.9 if count <= 10 else 0.4)
 
 
 def _step(ax: Axes, z: Array, values: Array, color: str, label: str | None, width: float) -> None:

@@ -30,7 +30,8 @@ __all__ = ["shrinkage"]
 
 MOST_TASKS = 100
 MOST_TICKS = 25
-BEYOND = 1.5  # heights of all intervals together
+ROOM = 60  # letters side by side below the axes
+BEYOND = 0.8  # heights of all intervals together
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def shrinkage(
     _check(level, element, shape)
     order = _order(posterior.tasks.sizes if along is None else _context(posterior, along))
     columns = _columns(posterior, site, element, level, along, order)
-    ax = new_axes(min(9.5, 4.5 + 0.06 * len(order)), 4.8) if ax is None else ax
+    ax = new_axes(min(9.5, 6.4 + 0.04 * len(order)), 4.8) if ax is None else ax
     _draw(ax, columns, noun(posterior), along, level)
     _label_horizontal(ax, posterior, columns, along, [posterior.tasks.names[k] for k in order.tolist()])
     ax.set_ylabel(label or element_labels(site, shape)[element])
@@ -216,7 +217,7 @@ def _ticks(ax: Axes, sizes: Tensor, names: list[str], noun: str) -> None:
     equal = bool((sizes == sizes[0]).all())
     counts = [""] * len(names) if equal else [f" ({size:,})" for size in sizes.tolist()]
     labels = [name + count for name, count in zip(names, counts, strict=True)]
-    crowded = sum(map(len, labels)) > 60
+    crowded = sum(len(label) + 2 for label in labels) > ROOM
     ax.set_xticks(range(len(names)), labels, rotation=45 if crowded else 0, ha="right" if crowded else "center")
     ax.set_xlabel(f"{noun} (observations: {f'{int(sizes[0]):,} each' if equal else 'in brackets, fewest first'})")
 
