@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesmeta.evidence.gaussian import LOG_2PI, UNROLL, Gaussian, dot, log_integral
+from bayesmeta.evidence.gaussian import LOG_2PI, UNROLL, Gaussian, Unrolled, dot, log_integral
 from tests.evidences import differences
 
 SIZES = (1, 2, 3, UNROLL, UNROLL + 1, 8)
@@ -78,7 +78,7 @@ def test_badly_conditioned_matrices_keep_their_digits(p: int) -> None:
 def test_the_unrolled_factor_is_that_of_lapack() -> None:
     precision, b = problem(UNROLL, 4)
     lower = torch.linalg.cholesky(precision)
-    factor = Gaussian.of(precision, b).factor
+    factor = Unrolled.factored([list(row.unbind(-1)) for row in precision.unbind(-2)], list(b.unbind(-1))).factor
 
     for i in range(UNROLL):
         for j in range(i + 1):

@@ -2,12 +2,13 @@
 
 `torch.linalg` calls LAPACK once per matrix of a batch; for tiny matrices that call is the cost. Up to `UNROLL`
 dimensions the Cholesky factor is therefore written out element by element, each element a tensor over tasks,
-which a compiler fuses into one loop.
+which a compiler fuses into one loop. Above, LAPACK is quicker, and what is done with the factor is dense too.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ from torch import Tensor
 
 __all__ = [
     "LOG_2PI",
+    "Dense",
     "Gaussian",
     "Matrix",
+    "Unrolled",
     "Vector",
     "dot",
     "inverse_lower",
@@ -34,54 +37,154 @@ Vector = list[Tensor]
 Matrix = list[list[Tensor]]
 
 
-@dataclass(frozen=True)
-class Gaussian:
+class Gaussian(ABC):
     """exp(b'θ - θ'Pθ/2) by the lower Cholesky factor L of P and by L⁻¹b.
 
-    Elements are tensors over tasks (...); vectors and matrices are lists of them.
+    What comes by element are tensors over tasks (...): vectors and matrices are lists of them.
     """
-
-    factor: Matrix
-    white: Vector
 
     @staticmethod
     def of(precision: Tensor, b: Tensor) -> Gaussian:
         """From precision matrices (..., p, p) and linear terms b (..., p)."""
-        return Gaussian.from_elements([list(row.unbind(-1)) for row in precision.unbind(-2)], list(b.unbind(-1)))
+        if b.shape[-1] > UNROLL:
+            return Dense.factored(precision, b)
+        return Unrolled.factored([list(row.unbind(-1)) for row in precision.unbind(-2)], list(b.unbind(-1)))
 
     @staticmethod
     def from_elements(precision: Matrix, b: Vector) -> Gaussian:
         """From the elements of P (its lower triangle is used) and b."""
-        factor = _cholesky(precision) if len(b) <= UNROLL else _cholesky_by_lapack(precision)
-        return Gaussian(factor, _solve_lower(factor, b))
+        if len(b) <= UNROLL:
+            return Unrolled.factored(precision, b)
+        elements = torch.broadcast_tensors(*b, *(element for row in precision for element in row))
+        p = len(b)
+        rows = [torch.stack(elements[p * k : p * (k + 1)], -1) for k in range(p + 1)]
+        return Dense.factored(torch.stack(rows[1:], -2), rows[0])
 
+    @property
+    @abstractmethod
+    def white(self) -> Vector:
+        """L⁻¹ b."""
+
+    @abstractmethod
     def log_det(self) -> Tensor:
         """log det P (...)."""
-        return 2 * _total([self.factor[i][i].log() for i in range(len(self.factor))])
+
+    @abstractmethod
+    def mean(self) -> Vector:
+        """P⁻¹ b."""
+
+    @abstractmethod
+    def covariance(self) -> Matrix:
+        """P⁻¹."""
+
+    @abstractmethod
+    def sample(self, z: Tensor) -> Tensor:
+        """Draws (..., p) from standard normal z (..., p)."""
+
+    @abstractmethod
+    def columns(self) -> list[Vector]:
+        """The columns of a square root of P⁻¹: those of L⁻ᵀ."""
 
     def half_quadratic(self) -> Tensor:
         """b' P⁻¹ b / 2 (...)."""
         return 0.5 * _total([w * w for w in self.white])
 
+
+@dataclass(frozen=True)
+class Unrolled(Gaussian):
+    """Written out element by element."""
+
+    factor: Matrix
+    solved: Vector
+
+    @staticmethod
+    def factored(precision: Matrix, b: Vector) -> Unrolled:
+        """From elements."""
+        factor = _cholesky(precision)
+        return Unrolled(factor, _solve_lower(factor, b))
+
+    @property
+    def white(self) -> Vector:
+        """L⁻¹ b."""
+        return self.solved
+
+    def log_det(self) -> Tensor:
+        """log det P (...)."""
+        return 2 * _total([self.factor[i][i].log() for i in range(len(self.factor))])
+
     def mean(self) -> Vector:
         """P⁻¹ b."""
-        return _solve_upper(self.factor, self.white)
+        return _solve_upper(self.factor, self.solved)
 
     def covariance(self) -> Matrix:
         """P⁻¹."""
-        p = len(self.white)
+        p = len(self.solved)
         inverse = inverse_lower(self.factor)
         lower = [[_total([inverse[k][i] * inverse[k][j] for k in range(i, p)]) for j in range(i + 1)] for i in range(p)]
         return [[lower[max(i, j)][min(i, j)] for j in range(p)] for i in range(p)]
 
     def sample(self, z: Tensor) -> Tensor:
         """Draws (..., p) from standard normal z (..., p)."""
-        noisy = [w + noise for w, noise in zip(self.white, z.unbind(-1), strict=True)]
+        noisy = [w + noise for w, noise in zip(self.solved, z.unbind(-1), strict=True)]
         return torch.stack(_solve_upper(self.factor, noisy), -1)
 
     def columns(self) -> list[Vector]:
         """The columns of a square root of P⁻¹: those of L⁻ᵀ."""
         return inverse_lower(self.factor, transposed=True)
+
+
+@dataclass(frozen=True)
+class Dense(Gaussian):
+    """By LAPACK: the factor (..., p, p) and L⁻¹b (..., p); NaN where P is not positive definite."""
+
+    factor: Tensor
+    solved: Tensor
+
+    @staticmethod
+    def factored(precision: Tensor, b: Tensor) -> Dense:
+        """From precision matrices (..., p, p) and linear terms b (..., p)."""
+        factor, failed = torch.linalg.cholesky_ex(precision)
+        factor = torch.where((failed == 0)[..., None, None], factor, math.nan)  # as square roots below zero are
+        return Dense(factor, torch.linalg.solve_triangular(factor, b.unsqueeze(-1), upper=False).squeeze(-1))
+
+    @property
+    def white(self) -> Vector:
+        """L⁻¹ b."""
+        return list(self.solved.unbind(-1))
+
+    def log_det(self) -> Tensor:
+        """log det P (...)."""
+        half: Tensor = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return 2 * half
+
+    def half_quadratic(self) -> Tensor:
+        """b' P⁻¹ b / 2 (...)."""
+        return 0.5 * self.solved.square().sum(-1)
+
+    def mean(self) -> Vector:
+        """P⁻¹ b."""
+        return list(self.sample(torch.zeros_like(self.solved)).unbind(-1))
+
+    def covariance(self) -> Matrix:
+        """P⁻¹."""
+        root = self._root()
+        return [list(row.unbind(-1)) for row in (root @ root.mT).unbind(-2)]
+
+    def sample(self, z: Tensor) -> Tensor:
+        """Draws (..., p) from standard normal z (..., p)."""
+        noisy = (self.solved + z).unsqueeze(-1)
+        draws: Tensor = torch.linalg.solve_triangular(self.factor.mT, noisy, upper=True).squeeze(-1)
+        return draws
+
+    def columns(self) -> list[Vector]:
+        """The columns of a square root of P⁻¹: those of L⁻ᵀ."""
+        return [list(column.unbind(-1)) for column in self._root().unbind(-1)]
+
+    def _root(self) -> Tensor:
+        """L⁻ᵀ."""
+        one = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype)
+        inverse: Tensor = torch.linalg.solve_triangular(self.factor, one.expand_as(self.factor), upper=False)
+        return inverse.mT
 
 
 def log_integral(log_peak: Tensor, gaussian: Gaussian) -> Tensor:
@@ -98,8 +201,7 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 def is_definite(precision: Tensor) -> Tensor:
     """Whether matrices (..., p, p) are positive definite: their Cholesky factor exists, bool (...)."""
     zero = torch.zeros_like(precision[..., 0])
-    factor = Gaussian.of(precision, zero).factor
-    return torch.stack([factor[i][i] > 0 for i in range(len(factor))]).all(0)
+    return torch.isfinite(Gaussian.of(precision, zero).log_det())
 
 
 def _total(terms: Sequence[Tensor]) -> Tensor:
@@ -118,13 +220,6 @@ def _cholesky(a: Matrix) -> Matrix:
             row.append(rest.sqrt() if i == j else rest / rows[j][j])
         rows.append(row)
     return rows
-
-
-def _cholesky_by_lapack(a: Matrix) -> Matrix:
-    full = torch.stack([torch.stack(torch.broadcast_tensors(*row), -1) for row in a], -2)
-    factor, failed = torch.linalg.cholesky_ex(full)
-    factor = torch.where((failed == 0)[..., None, None], factor, math.nan)  # as square roots below zero are
-    return [list(row.unbind(-1)) for row in factor.unbind(-2)]
 
 
 def times_lower(factor: Matrix, v: Vector) -> Vector:

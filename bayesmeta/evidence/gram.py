@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bayesmeta.evidence import gram_narrow, gram_wide
 from bayesmeta.evidence.exact import TOLERANCE, Exact, log_z_of
-from bayesmeta.evidence.gaussian import LOG_2PI, dot
-from bayesmeta.evidence.gram_blocks import Blocks, Moved, Prior, integrated, natural, quadratic_form
+from bayesmeta.evidence.gaussian import UNROLL
+from bayesmeta.evidence.gram_blocks import Algebra, Blocks
 from bayesmeta.evidence.gram_prior import read_prior
 from bayesmeta.evidence.gram_reduce import log_prior, reduce
 from bayesmeta.evidence.linear import Linear, find_linear, random_phi, some_tasks
@@ -42,6 +43,10 @@ __all__ = ["Gram"]
 
 # Tasks that turn out odd are looked at closely, so many at a time.
 MOST_ODD = 3
+
+
+NARROW = Algebra(read_prior, gram_narrow.total, gram_narrow.per_task, gram_narrow.conditional, gram_narrow.prior_at)
+WIDE = Algebra(gram_wide.read, gram_wide.total, gram_wide.per_task, gram_wide.conditional, gram_wide.prior_at)
 
 
 class Gram:
@@ -68,12 +73,14 @@ class Gram:
         self.program = program
         self.tasks = tasks
         self.linear = linear
+        p, m = program.structure.theta.size, len(linear.entering) + 1
+        self._algebra = NARROW if p <= UNROLL else WIDE
         with quiet_pyro():
             self.data, fits = reduce(program, tasks, linear)
             if linear.prior != "general":
                 fits = fits & self._prior_fits()
         self.odd: list[int] = (~fits).nonzero().squeeze(-1).tolist()
-        self.cells = len(tasks) * (program.structure.theta.size + len(linear.entering) + 1)
+        self.cells = len(tasks) * (p + m if p <= UNROLL else 3 * p * p)
 
     @classmethod
     def find(cls, program: Program, tasks: Tasks) -> Gram | None:
@@ -112,66 +119,28 @@ class Gram:
         held constant, so that the derivative never passes through a Cholesky factor and what runs over tasks
         is evaluated once, forwards. Second derivatives in φ are not those of log Z.
         """
-        blocks = Blocks(*data)
-        w, prior = self._w(phi), self._prior(phi, blocks)
-        moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
-        log_z, mean, square = integrated(prior.detached(), w.detach(), moved)
-        value = _over(log_z, blocks.n)
-        p, m = range(len(mean)), range(len(w))
-        fitted = [dot([moved.aw[i][k] for i in p], mean) for k in m]
-        energy = dot([moved.aa[i][j] for i in p for j in p], [square[i][j] for i in p for j in p])
-        # where all tasks share the prior, sums over tasks come first, and φ meets a handful of numbers
-        add = torch.sum if self.linear.shared else _each
-        count = blocks.n.numel() if self.linear.shared else 1
-        moments = [add(element) for row in square for element in row]
-        given_theta = count * prior.h + dot(prior.g, [add(element) for element in mean])
-        given_theta = given_theta - 0.5 * dot([element for row in prior.precision for element in row], moments)
-        given_data = prior.weight * (dot(list(w), [add(element) for element in fitted]) - 0.5 * add(energy))
-        expected = given_theta.sum() + given_data.sum()
-        return expected + (value - expected).detach() + self._likelihood_constant(w, prior, moved, blocks)
-
-    def _likelihood_constant(self, w: Tensor, prior: Prior, moved: Moved, blocks: Blocks) -> Tensor:
-        """What does not involve θ: -n log(2πσ²)/2 - r'r/2σ², summed over tasks."""
-        n = blocks.n
-        if self.linear.shared:
-            n = blocks.n_sum
-            moved = Moved.by(prior.centre, blocks.aa.sum(-1), blocks.aw.sum(-1), blocks.ww_sum)
-        residual = quadratic_form(moved.ww, w)
-        return 0.5 * (n * (prior.weight.log() - LOG_2PI) - residual * prior.weight).sum()
+        return self._algebra.total(*self._at(phi, data), self.linear.shared)
 
     def per_task(self, phi: Phi, data: Any) -> Tensor:
         """log Z_t(φ) in nats, (T,)."""
-        blocks = Blocks(*data)
-        w, prior = self._w(phi), self._prior(phi, blocks)
-        moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
-        fit, _, _ = integrated(prior, w, moved)
-        residual = quadratic_form(moved.ww, w)
-        return fit + 0.5 * (blocks.n * (prior.weight.log() - LOG_2PI) - residual * prior.weight)
+        return self._algebra.per_task(*self._at(phi, data))
 
     def conditional(self, phi: Phi, data: Any) -> tuple[Tensor, Tensor]:
         """p(θ_t | φ, D_t) as precision P (T, p, p) and P·mean (T, p)."""
+        return self._algebra.conditional(*self._at(phi, data))
+
+    def _at(self, phi: Phi, data: Any) -> tuple[Any, Tensor, Blocks]:
+        """The prior at φ, w = [-β, 1] and the blocks."""
         blocks = Blocks(*data)
-        w, prior = self._w(phi), self._prior(phi, blocks)
-        precision, b = natural(prior, w, Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww))
-        b = [of_delta + dot(row, prior.centre) for of_delta, row in zip(b, precision, strict=True)]
-        return torch.stack([torch.stack(row, -1) for row in precision], -2), torch.stack(b, -1)
-
-    def _w(self, phi: Phi) -> Tensor:
         flat = self.program.structure.phi.flatten(phi.values)
-        return torch.cat([-flat[self.linear.entering], torch.ones(1)])
-
-    def _prior(self, phi: Phi, blocks: Blocks) -> Prior:
-        return read_prior(self.program, self.linear, phi, blocks.rows)
+        w = torch.cat([-flat[self.linear.entering], torch.ones(1)])
+        return self._algebra.read(self.program, self.linear, phi, blocks.rows), w, blocks
 
     def _prior_fits(self) -> Tensor:
         """Where log p(θ | φ) has the value at a random point that was read off; (T,), or () where all share it."""
-        blocks = Blocks(*self.data)
         (phi,) = random_phi(self.program, 1, seed=3)
-        v = torch.linspace(-1.0, 2.0, self.program.structure.theta.size)
-        centre, h, g, precision, _, _ = self._prior(phi, blocks)
-        elements = [at - from_ for at, from_ in zip(v, centre, strict=True)]
-        square = dot([x * y for x in elements for y in elements], [element for row in precision for element in row])
-        expected = h + dot(g, elements) - 0.5 * square
+        prior, _, blocks = self._at(phi, self.data)
+        expected, square = self._algebra.prior_at(prior, torch.linspace(-1.0, 2.0, self.program.structure.theta.size))
         value = log_prior(self.program, blocks.rows)
         fits: Tensor = (value - expected).abs() <= TOLERANCE * (1 + value.abs() + square.abs())
         return fits
@@ -186,12 +155,3 @@ class Gram:
             if not torch.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE * float(theirs.abs().max())):
                 return False
         return True
-
-
-def _each(terms: Tensor) -> Tensor:
-    return terms
-
-
-def _over(terms: Tensor, tasks: Tensor) -> Tensor:
-    """The sum over tasks of terms (T,), or of one term that all share."""
-    return terms.sum() if terms.dim() else terms * len(tasks)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from bayesmeta.evidence.exact import expansion
 from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, Matrix, dot, inverse_lower, times_upper
-from bayesmeta.evidence.gram_blocks import Prior
+from bayesmeta.evidence.gram_narrow import Prior
 from bayesmeta.evidence.linear import Linear, base_of, normal_of
 from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import Meeting
 
-__all__ = ["read_prior"]
+__all__ = ["first", "locs_and_roots", "read_prior", "weight"]
 
 
 def read_prior(program: Program, linear: Linear, phi: Phi, rows: Row) -> Prior:
@@ -33,9 +33,13 @@ def read_prior(program: Program, linear: Linear, phi: Phi, rows: Row) -> Prior:
     """
     read = READERS[linear.prior]
     if linear.shared:
-        first = Row(rows.x[0], rows.y[0], rows.mask[0], {key: value[0] for key, value in rows.context.items()})
-        return read(program, phi, first)
+        return read(program, phi, first(rows))
     return Prior(*program.over_tasks(lambda row: tuple(read(program, phi, row)))(rows))
+
+
+def first(rows: Row) -> Row:
+    """The first of rows that all are alike."""
+    return Row(rows.x[0], rows.y[0], rows.mask[0], {key: value[0] for key, value in rows.context.items()})
 
 
 def _general(program: Program, phi: Phi, row: Row) -> Prior:
@@ -48,7 +52,7 @@ def _general(program: Program, phi: Phi, row: Row) -> Prior:
     centre = [element.detach() for element in Gaussian.of(precision, slope).mean()]
     g, h = torch.func.grad_and_value(log_prior)(torch.stack(centre))
     elements = [list(line.unbind(-1)) for line in precision.unbind(-2)]
-    return Prior(centre, h, list(g.unbind(-1)), elements, _weight(program, phi, row), [])
+    return Prior(centre, h, list(g.unbind(-1)), elements, weight(program, phi, row), [])
 
 
 def _independent(program: Program, phi: Phi, row: Row) -> Prior:
@@ -65,14 +69,13 @@ def _independent(program: Program, phi: Phi, row: Row) -> Prior:
     p = range(len(diagonal))
     elements = [[diagonal[i] if i == j else zero for j in p] for i in p]
     g = list((away * precision).unbind(-1))
-    return Prior(list(centre.unbind(-1)), h, g, elements, _weight(program, phi, row, met), [])
+    return Prior(list(centre.unbind(-1)), h, g, elements, weight(program, phi, row, met), [])
 
 
 def _normal(program: Program, phi: Phi, row: Row) -> Prior:
     """Read off Normals and multivariate normals: their means and the Cholesky factors of their covariances."""
     met = program.meet(phi.returned, torch.zeros(program.structure.theta.size), row)
-    sites = [base_of(met[name].fn) for name in program.structure.theta.names]
-    locs, roots = zip(*(_loc_and_root(site) for site in sites), strict=True)
+    locs, roots = locs_and_roots(program, met)
     loc, root = list(torch.cat(locs).unbind(-1)), _block_diagonal(roots)
     p = range(len(loc))
     inverse = inverse_lower(root)
@@ -83,10 +86,10 @@ def _normal(program: Program, phi: Phi, row: Row) -> Prior:
     g = [dot(row, away) for row in precision]
     log_det = torch.stack([root[i][i].log() for i in p]).sum()
     h = -(log_det + 0.5 * dot(g, away) + 0.5 * len(loc) * LOG_2PI)
-    return Prior(centre, h, g, precision, _weight(program, phi, row, met), root)
+    return Prior(centre, h, g, precision, weight(program, phi, row, met), root)
 
 
-def _weight(program: Program, phi: Phi, row: Row, met: dict[str, Meeting] | None = None) -> Tensor:
+def weight(program: Program, phi: Phi, row: Row, met: dict[str, Meeting] | None = None) -> Tensor:
     """1/σ² of the observations of a task."""
     met = met or program.meet(phi.returned, torch.zeros(program.structure.theta.size), row)
     weight: Tensor = normal_of(met).scale.reshape(-1)[0].pow(-2)
@@ -94,6 +97,13 @@ def _weight(program: Program, phi: Phi, row: Row, met: dict[str, Meeting] | None
 
 
 READERS = {"independent": _independent, "normal": _normal, "general": _general}
+
+
+def locs_and_roots(program: Program, met: dict[str, Meeting]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Means (k,) and lower Cholesky factors (k, k) of the θ sites, all Normal or multivariate normal."""
+    sites = [base_of(met[name].fn) for name in program.structure.theta.names]
+    locs, roots = zip(*(_loc_and_root(site) for site in sites), strict=True)
+    return locs, roots
 
 
 def _loc_and_root(site: Any) -> tuple[Tensor, Tensor]:
