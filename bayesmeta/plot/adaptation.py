@@ -15,6 +15,7 @@ import torch
 from bayesmeta.diagnose.replicates import fresh_names
 from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from bayesmeta.plot.panel import Band, View, bands, draw_task, view_of
+from bayesmeta.plot.picking import enough_draws
 from bayesmeta.plot.style import GREY, Grid, check_level, grid_legend, spread, tidy
 from bayesmeta.plot.tasks import label_outer, wrapped
 from bayesmeta.psis import K_HAT
@@ -30,7 +31,6 @@ __all__ = ["adaptation"]
 
 SHOTS = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST_PANELS = 4
-MOST_DRAWS = 1000
 
 
 def adaptation(
@@ -117,11 +117,9 @@ def _adapted(posterior: Posterior, one: Tasks, counts: list[int], seed: int) -> 
     context = {key: value.expand(len(counts), *value.shape[1:]) for key, value in one.context.items()}
     xs, ys = [task.x[:count] for count in counts], [task.y[:count] for count in counts]
     parts = Tasks.from_lists(xs, ys, names=names, context=context or None, allow_empty=True)
-    members = posterior.info.inference.get("back_end") == "ensemble"
-    draws = None if members else min(MOST_DRAWS, len(posterior.phi_coordinates))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BayesmetaWarning)  # k-hat stands in the title of its panel
-        return posterior.adapt(parts, draws=draws, strangers="ignore", seed=seed)
+        return posterior.adapt(parts, draws=enough_draws(posterior), strangers="ignore", seed=seed)
 
 
 def _title(count: int, k_hat: float) -> str:

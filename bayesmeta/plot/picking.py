@@ -18,11 +18,24 @@ from bayesmeta.plot.style import spread
 from bayesmeta.sites import Site, element_labels
 
 if TYPE_CHECKING:
+    from bayesmeta.adapt import Adapted
+    from bayesmeta.posterior import Posterior
     from bayesmeta.tasks import Tasks
 
-__all__ = ["Element", "elements_of", "one_site", "picked_elements", "picked_tasks", "support_of"]
+__all__ = [
+    "Element",
+    "elements_of",
+    "enough_draws",
+    "of_the_fit",
+    "one_site",
+    "picked_elements",
+    "picked_tasks",
+    "support_of",
+]
 
 Array = npt.NDArray[np.float64]
+
+ENOUGH_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,18 @@ def picked_tasks(tasks: Tasks, names: str | Sequence[str] | None, most: int) -> 
     if not found:
         raise OptionError("names: got no task at all; name some, or leave it out for an even spread of all")
     return found
+
+
+def of_the_fit(posterior: Posterior, positions: Sequence[int], seed: int) -> Adapted:
+    """θ of some tasks of the fit, by enough draws for a picture; those of all tasks might not fit into memory."""
+    some = posterior.tasks[list(positions)]
+    return posterior.adapt(some, draws=enough_draws(posterior), strangers="ignore", seed=seed)
+
+
+def enough_draws(posterior: Posterior) -> int | None:
+    """How many draws of φ a picture needs at most; None where they are members of an ensemble, of which all count."""
+    members = posterior.info.inference.get("back_end") == "ensemble"
+    return None if members else min(ENOUGH_DRAWS, len(posterior.phi_coordinates))
 
 
 def support_of(site: Site, *draws: Array) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from bayesmeta.diagnose.replicates import newcomers
 from bayesmeta.errors import DataError, UnknownNameError, unknown
 from bayesmeta.plot.corner import Range, corner
-from bayesmeta.plot.picking import Element, one_site, picked_elements, support_of
+from bayesmeta.plot.picking import Element, of_the_fit, one_site, picked_elements, picked_tasks, support_of
 from bayesmeta.plot.smooth import contour_heights, density, density_of_pairs, window
 from bayesmeta.plot.style import BLACK, BLUE, GREY, Grid, check_level, noun, percent, spread, thinned
 
@@ -96,7 +96,7 @@ def population(
     found = one_site(tuple(posterior.collapsed.program.structure.theta), site)
     chosen = picked_elements(found, elements, MOST_ELEMENTS)
     new, where = _newcomer(posterior, context, seed)
-    numbers = _numbers(posterior, chosen, new, level)
+    numbers = _numbers(posterior, chosen, new, level, seed)
     words = _words(posterior, where, numbers[0].seen.shape[1], level)
     return corner(
         [number.range for number in numbers],
@@ -133,10 +133,13 @@ def _place(values: Mapping[str, Tensor], given: list[str]) -> str:
     return ", ".join(words)
 
 
-def _numbers(posterior: Posterior, chosen: list[Element], new: dict[str, Tensor], level: float) -> list[_Number]:
-    means = chosen[0].of(posterior.theta).mean(0)
-    order = np.argsort(means, kind="stable")[spread(len(means), MOST_TASKS)]
-    return [_number(element, element.of(new)[:, 0], element.of(posterior.theta)[:, order], level) for element in chosen]
+def _numbers(
+    posterior: Posterior, chosen: list[Element], new: dict[str, Tensor], level: float, seed: int
+) -> list[_Number]:
+    positions = picked_tasks(posterior.tasks, None, MOST_TASKS)
+    some = len(positions) < len(posterior.tasks)
+    seen = of_the_fit(posterior, positions, seed).theta if some else posterior.theta
+    return [_number(element, element.of(new)[:, 0], element.of(seen), level) for element in chosen]
 
 
 def _number(element: Element, new: Array, seen: Array, level: float) -> _Number:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bayesmeta.adapt import Adapted
 from bayesmeta.plot.panel import bands, draw_task, view_of
-from bayesmeta.plot.picking import picked_tasks
+from bayesmeta.plot.picking import of_the_fit, picked_tasks
 from bayesmeta.plot.style import Grid, check_level, grid_legend, grid_of, hide_empty, new_grid, thinned, tidy
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["label_outer", "tasks", "wrapped"]
 
-MOST_DRAWS = 1000
 COLUMNS = 4
 LONGEST = 24  # letters of a task's name in a title
 
@@ -64,7 +63,7 @@ def tasks(
     known = fitted.tasks
     positions = picked_tasks(known, names, most)
     view = view_of(known[positions], column, output, at, level)
-    adapted = fitted if isinstance(fitted, Adapted) else _of_the_fit(fitted, positions, seed)
+    adapted = fitted if isinstance(fitted, Adapted) else of_the_fit(fitted, positions, seed)
     shown = [known.names[position] for position in positions]
     panels = wrapped(len(shown), ax)
     found = dict(zip(adapted.names, bands(adapted, view), strict=True))
@@ -100,10 +99,3 @@ def label_outer(panels: Grid, count: int, xlabel: str, ylabel: str) -> None:
     for k in range(max(0, count - columns), count):
         panels.reshape(-1)[k].set_xlabel(xlabel)
         panels.reshape(-1)[k].tick_params(labelbottom=True)
-
-
-def _of_the_fit(posterior: Posterior, positions: list[int], seed: int) -> Adapted:
-    """θ of tasks of the fit, by draws that are enough for a picture."""
-    members = posterior.info.inference.get("back_end") == "ensemble"
-    draws = None if members else min(MOST_DRAWS, len(posterior.phi_coordinates))
-    return posterior.adapt(posterior.tasks[positions], draws=draws, strangers="ignore", seed=seed)
