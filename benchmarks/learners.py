@@ -171,7 +171,7 @@ LEARNERS: dict[tuple[str, str], Learner] = {
     ("sinusoid", "gp"): Learner(_wavy, _short),
     ("cauchy", "last-layer"): Learner(_plain, _short),
     ("cauchy", "gp"): Learner(_smooth, _crowd),
-    ("cauchy", "gp-mean"): Learner(_smooth_twice, _normal, 50),
+    ("cauchy", "gp-mean"): Learner(_smooth_twice, _normal, 100),
     ("gp-rbf", "last-layer"): Learner(_plain, _short),
     ("gp-rbf", "gp"): Learner(_varying("rbf"), _by_mode, 50),
     ("gp-matern52", "last-layer"): Learner(_plain, _short),
