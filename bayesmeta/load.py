@@ -18,6 +18,7 @@ from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import BayesmetaWarning, FileFormatError, NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint, choose
 from bayesmeta.export.files import CENTRING, FORMAT
+from bayesmeta.export.groups import ASSUMED
 from bayesmeta.fingerprint import differences, fingerprint
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.posterior import Posterior
@@ -115,7 +116,8 @@ def _posterior(
     hierarchy: Hierarchy, tasks: Tasks, evidence: Collapsed | Joint, parts: dict[str, xr.Dataset], info: Info
 ) -> Posterior:
     coordinates = parts["unconstrained_posterior"]
-    stats = {str(name): value.values for name, value in parts["sample_stats"].data_vars.items()}
+    said = parts["sample_stats"].data_vars.items()
+    stats = {str(name): value.values for name, value in said if ASSUMED not in value.attrs}
     draws = Draws(_tensor(coordinates["u"].values), stats, {}, info.interrupted, info.seconds["sample"])
     posterior = Posterior(hierarchy, tasks, evidence, draws, info)
     if "theta_coordinates" in coordinates:

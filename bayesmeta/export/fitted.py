@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pyro.poutine import block
 from torch import Tensor
 
-from bayesmeta.errors import HierarchyError, OptionError
+from bayesmeta.errors import BayesmetaError, OptionError
+from bayesmeta.evidence import Joint
 from bayesmeta.export.groups import Array, Population, Sampled, groups
 from bayesmeta.likelihood import evidence_per_task, log_likelihood_rows
 from bayesmeta.mapping import over_draws
@@ -42,7 +43,7 @@ def posterior_groups(
         log_likelihood: With log_likelihood, where S x N is at most 50 million, and log_prior. ``y_by_task`` is
             log Z_t(φ) where θ is integrated out, and the sum over observations where it is sampled.
         posterior_predictive: With observations drawn anew, one of each under every draw; None: with the log
-            likelihood, where S x N is at most two million and the task draws them.
+            likelihood, where S x N is at most two million and the task draws them, many at once.
         prior: With prior and prior_predictive: 1,000 draws, or those given.
 
     Raises:
@@ -123,14 +124,18 @@ def _predictive(posterior: Posterior, wanted: bool | None, may: bool) -> Array |
     if wanted is False or (wanted is None and not may):
         return None
     program, tasks, phi = posterior.collapsed.program, posterior.tasks, posterior.phi_coordinates
-    program = program.with_centring(True)
+    if wanted is None and not program.structure.vectorised:
+        return None
     try:
-        theta = centred_theta(program, tasks, phi, posterior.theta)
-        return replicas(program, tasks, phi, theta, seed=posterior.info.seed, support=tasks).numpy()
-    except HierarchyError:
+        theta = posterior.theta_coordinates
+        if isinstance(posterior.collapsed, Joint):
+            theta = centred_theta(program, tasks, phi, posterior.theta)
+        y = replicas(program.with_centring(True), tasks, phi, theta, seed=posterior.info.seed, support=tasks)
+    except (BayesmetaError, NotImplementedError, RuntimeError):  # a task that cannot be run forwards
         if wanted:
             raise
         return None
+    return y.numpy()
 
 
 def _log_prior(program: Program, phi: Tensor) -> dict[str, Tensor]:

@@ -24,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-__all__ = ["Population", "Sampled", "groups"]
+__all__ = ["ASSUMED", "Population", "Sampled", "groups"]
 
 Array = npt.NDArray[Any]
 Variable = tuple[tuple[str, ...], Array]
+ASSUMED = "assumed"  # attribute of what no sampler said, and ArviZ's plots ask for
 AXES = ("chain", "draw", "task", "obs_id")
 
 
@@ -90,7 +91,7 @@ def groups(
     parts: dict[str, xr.Dataset] = {}
     if posterior is not None:
         parts["posterior"] = _draws_group(population, posterior)
-        parts["sample_stats"] = _plain(posterior, posterior.stats)
+        parts["sample_stats"] = _stats_group(posterior)
         if posterior.by_task is not None:
             parts["log_likelihood"] = _likelihood_group(population, posterior)
         if posterior.log_prior:
@@ -118,6 +119,14 @@ def _draws_group(population: Population, sampled: Sampled) -> xr.Dataset:
             variables[name] = (("chain", "draw", *lead, *dims), _by_chain(values, sampled.shape))
             coords |= {dim: np.arange(size) for dim, size in zip(dims, shape, strict=True)}
     return xr.Dataset(variables, coords=coords, attrs={"inference_library": "bayesmeta", **sampled.attrs})
+
+
+def _stats_group(sampled: Sampled) -> xr.Dataset:
+    if sampled.stats:
+        return _plain(sampled, sampled.stats)
+    group = _plain(sampled, {"diverging": np.zeros(sampled.shape, dtype=bool)})
+    group["diverging"].attrs[ASSUMED] = "the draws form no chain that could diverge"
+    return group
 
 
 def _site_dims(
