@@ -59,11 +59,18 @@ def read_points(raw: Any, columns: Sequence[Quantity], outcome: Quantity) -> tup
         raise DataError(f"points: got {len(raw)}; the view moves up to {MOST_POINTS}: use posterior.adapt for more")
     points = []
     for k, one in enumerate(raw):
-        if not isinstance(one, Mapping) or set(one) != {"x", "y"} or len(one["x"]) != len(columns):
+        if not isinstance(one, Mapping) or set(one) != {"x", "y"} or not _is_row(one["x"], len(columns)):
             raise DataError(f"observation {k + 1}: got {one!r}; wanted x, {len(columns)} numbers, and y")
         x = tuple(column.number(value) for column, value in zip(columns, one["x"], strict=True))
-        points.append(Point(x, outcome.number(one["y"])))
+        y = outcome.number(one["y"])
+        if outcome.is_binary and y not in outcome.values:
+            raise DataError(f"observation {k + 1}: {outcome.name} is {y:g}; wanted 0 or 1, as in the data of the fit")
+        points.append(Point(x, y))
     return tuple(points)
+
+
+def _is_row(x: Any, width: int) -> bool:
+    return isinstance(x, Sequence) and not isinstance(x, str) and len(x) == width
 
 
 def read_position(raw: Any, count: int, name: str) -> int:
