@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,9 @@ from scipy.special import expit, logsumexp
 import bayesmeta as bm
 from bayesmeta.adapt.known import observations
 from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
+from bayesmeta.evidence.conditional import log_evidence
+from tests.adapting import close as means_are_close
+from tests.adapting import line_of, lines, new_lines
 from tests.evidences import gallery
 from tests.scenarios import CURVED, SCENARIOS, normal_normal, paired, quadrature
 from tests.standard import limit
@@ -183,6 +187,27 @@ def test_many_tasks_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
     error = at_once.theta["theta"].std(0) * (2 / at_once.effective_size).sqrt()
     assert ((difference / error).abs() < limit(40)).all()
     assert len({tuple(column.tolist()) for column in in_pieces.theta["theta"][:3].T}) == 40, "pieces share no noise"
+
+
+def test_draws_of_phi_that_are_the_same_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 draws, each five times in no order: the same mixture as by algebra over all 200."""
+    fit, new, looked_at = lines(), new_lines(), []
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0)) % 40
+    draws = replace(fit.draws, u=fit.phi_coordinates[order].unsqueeze(0))
+    repeated = bm.Posterior(fit.hierarchy, fit.tasks, fit.collapsed, draws, fit.info)
+
+    def spy(evidence: Any, phi: torch.Tensor) -> torch.Tensor:
+        looked_at.append(len(phi))
+        return log_evidence(evidence, phi)
+
+    monkeypatch.setattr("bayesmeta.adapt.collapsed.log_evidence", spy)
+    adapted = repeated.adapt(new)
+
+    assert looked_at == [40]
+    for t, task in enumerate(new):
+        truth = line_of(repeated, task)
+        assert means_are_close(adapted.theta["theta"][:, t], truth, float(adapted.effective_size[t]))
+        assert set(map(tuple, adapted.phi_coordinates[:, t].tolist())) <= set(map(tuple, draws.u[0].tolist()))
 
 
 # --- binomial abilities, in numpy alone ---------------------------------------------------------------------
