@@ -75,8 +75,9 @@ def ranked(predictive: Any, y: Any, observed: Tensor, draws: int, seed: int) -> 
     pit, crps = torch.full_like(observed, math.nan), torch.full_like(observed, math.nan)
     pit[there] = place if (exact := _cdf(predictive, y)) is None else exact[there]
     crps[there] = _crps(sampled, values)
-    calibration = _calibration(sampled, values, pit[there], generator)
-    return Ranks(pit, crps, calibration, _reference(sampled, generator), _reliability(sampled, values))
+    places = torch.argsort(torch.argsort(sampled, dim=0), dim=0)
+    calibration = _calibration(sampled, places, values, pit[there], generator)
+    return Ranks(pit, crps, calibration, _reference(places, generator), _reliability(sampled, values))
 
 
 def _cdf(predictive: Any, y: Any) -> Tensor | None:
@@ -105,18 +106,21 @@ def _crps(sampled: Tensor, values: Tensor) -> Tensor:
 
 
 def _calibration(
-    sampled: Tensor, values: Tensor, pit: Tensor, generator: torch.Generator
+    sampled: Tensor, places: Tensor, values: Tensor, pit: Tensor, generator: torch.Generator
 ) -> tuple[float, float, float]:
-    """Expected calibration error of the values, and its mean and standard deviation over draws in their place."""
+    """Expected calibration error of the values, and its mean and standard deviation over draws in their place.
+
+    `places` are the ranks of the draws (S, N) among each other.
+    """
     chosen = torch.randperm(len(sampled), generator=generator)[:REPLICATES]
     if _is_binary(values):
         probability = sampled.mean(0)
         bins = (probability * BINS).long().clamp(max=BINS - 1)
         errors = torch.stack([_binary(one, probability, bins) for one in (values, *sampled[chosen])])
     else:
-        places = torch.argsort(torch.argsort(sampled, dim=0), dim=0)[chosen]
-        part = torch.rand(places.shape, generator=generator, dtype=torch.float64)
-        errors = torch.stack([_uniform(one) for one in (pit, *(places + part) / len(sampled))])
+        some = places[chosen]
+        part = torch.rand(some.shape, generator=generator, dtype=torch.float64)
+        errors = torch.stack([_uniform(one) for one in (pit, *(some + part) / len(sampled))])
     return float(errors[0]), float(errors[1:].mean()), float(errors[1:].std())
 
 
@@ -124,18 +128,17 @@ def _is_binary(values: Tensor) -> bool:
     return bool(((values == 0) | (values == 1)).all())
 
 
-def _reference(sampled: Tensor, generator: torch.Generator) -> Tensor:
-    """How the places of data sets drawn from the prediction are distributed, (R, levels).
+def _reference(places: Tensor, generator: torch.Generator) -> Tensor:
+    """How the places of data sets drawn from the prediction are distributed, (R, levels), by their ranks (S, N).
 
     Observations of a task rise and fall together, in these as in those observed.
     """
-    chosen = torch.randperm(len(sampled), generator=generator)[:REFERENCES]
-    places = torch.argsort(torch.argsort(sampled, dim=0), dim=0)[chosen]
-    part = torch.rand(places.shape, generator=generator, dtype=torch.float64)
-    bins = ((places + part) / len(sampled) * (len(LEVELS) + 1)).long().clamp(max=len(LEVELS))
-    counts = torch.zeros(len(chosen), len(LEVELS) + 1, dtype=torch.float64)
+    some = places[torch.randperm(len(places), generator=generator)[:REFERENCES]]
+    part = torch.rand(some.shape, generator=generator, dtype=torch.float64)
+    bins = ((some + part) / len(places) * (len(LEVELS) + 1)).long().clamp(max=len(LEVELS))
+    counts = torch.zeros(len(some), len(LEVELS) + 1, dtype=torch.float64)
     counts.scatter_add_(1, bins, torch.ones_like(part))
-    return counts.cumsum(1)[:, :-1] / sampled.shape[1]
+    return counts.cumsum(1)[:, :-1] / places.shape[1]
 
 
 def _reliability(sampled: Tensor, values: Tensor) -> Reliability | None:

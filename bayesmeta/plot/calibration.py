@@ -36,6 +36,7 @@ __all__ = ["calibration"]
 KINDS = ("ecdf", "histogram", "coverage", "reliability")
 Z = np.arange(1, 100) / 100
 BINS = 20
+DRAWS = 400  # of a prediction that comes without a score
 INDEPENDENT = 400  # data sets of independent PITs, where there is no prediction to draw them from
 LARGEST = 5000  # PITs in each of them: the band of more is narrower by the root of the number
 
@@ -110,7 +111,7 @@ def _score(result: Any, y: Any, seed: int) -> Any:
     if hasattr(result, "quantile") and hasattr(result, "log_prob"):
         if y is None:
             raise DataError("a prediction needs the observations that it is for: pass them as y")
-        return score(result, y, seed=seed)
+        return score(result, y, draws=DRAWS, seed=seed)
     try:
         pit = np.asarray(result, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError) as error:

@@ -84,6 +84,7 @@ def compare(
         ax.axvline(nominal, color=BLACK, linewidth=0.8, linestyle="--", zorder=1, label=f"promised: {nominal:g}")
     ax.set_yticks(range(len(rows)), [row.name for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_ylabel("hierarchy" if metric == "elpd_loo" else "learner")
     ax.set_xlabel(label or LABELS.get(metric, metric))
     legend(ax, columns=3)
     return tidy(ax)

@@ -116,7 +116,10 @@ def _label(ax: Axes, result: Novelty, order: npt.NDArray[np.intp], strangers: in
     short = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…" for name in names]
     ax.set_yticks(range(len(short)), short)
     ax.set_ylim(len(short) - 0.5, -0.5)
-    shown = f", the {len(order)} least likely drawn" if len(order) < len(result) else ""
+    seen = int((result.sizes > 0).sum())
+    shown = f", the {len(order)} strangest drawn" if len(order) < seen else ""
+    shown += f" ({len(result) - seen:,} without observations)" if seen < len(result) else ""
     ax.set_title(f"{strangers:,} of {len(result):,} tasks strange{shown}", loc="left", fontsize="medium", pad=40)
+    ax.set_ylabel("task, the strangest first")
     ax.set_xlabel(f"share of {result.replicates:,} tasks of the population that are stranger")
     legend(ax, columns=2)
