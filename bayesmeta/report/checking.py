@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bayesmeta import plot
 from bayesmeta.plot.style import BLACK, BLUE, legend, response_label, tidy
 from bayesmeta.report.data import number
 from bayesmeta.report.html import Section, paragraph, table
-from bayesmeta.report.pictures import drawn
+from bayesmeta.report.pictures import drawn, taken
 from bayesmeta.report.subject import Subject, collected
 from bayesmeta.tasks import Tasks
 
@@ -33,6 +34,7 @@ MOST_TASKS = 300
 MOST_CELLS = 20_000  # observations, padded
 REPLICATES = 400
 BINS = 40
+PANELS = 8
 
 
 def section(subject: Subject) -> Section:
@@ -58,7 +60,8 @@ def section(subject: Subject) -> Section:
     rows = statistics(observed, drawn_anew, tasks)
     head = ("statistic", "observed", "drawn anew: 5 %", "95 %", "tail probability")
     shown = table(head, rows, numbers=range(1, 5), long=(0,), caption="What was observed beside what the model makes")
-    return Section("checks", TITLE, (paragraph(lead), shown, _picture(subject, observed, drawn_anew)))
+    pictures = (_picture(subject, observed, drawn_anew), _by_task(subject))
+    return Section("checks", TITLE, (paragraph(lead), shown, *pictures))
 
 
 def replicate(subject: Subject, tasks: Tasks) -> Array:
@@ -134,6 +137,13 @@ def _picture(subject: Subject, observed: Array, drawn_anew: Array) -> str:
     alt = f"Histogram of {name} as observed, with the range of histograms of data drawn from the fitted model."
     caption = f"{name}: steps, as observed; bands, where 90 % of the data sets drawn from the model lie, bin by bin."
     return drawn(lambda ax: _draw(ax, observed, drawn_anew, name), alt, caption, height=3.6)
+
+
+def _by_task(subject: Subject) -> str:
+    count = min(PANELS, len(subject.tasks))
+    alt = f"Observations of {count} tasks with what is predicted of them, one panel for each."
+    caption = f"{count} of {len(subject.tasks):,} tasks, from few observations to many, with what is predicted of them."
+    return taken(lambda: plot.tasks(subject.light, most=PANELS, seed=subject.seed), alt, caption)
 
 
 def _draw(ax: Axes, observed: Array, drawn_anew: Array, name: str) -> None:

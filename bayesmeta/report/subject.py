@@ -19,7 +19,7 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["Subject", "collected"]
+__all__ = ["Subject", "collected", "lighter"]
 
 MOST_DRAWS, FEWEST_DRAWS = 1000, 100
 NUMBERS = 20_000_000  # of θ, over draws and tasks
@@ -62,18 +62,8 @@ class Subject:
     @cached_property
     def light(self) -> Posterior:
         """The posterior with an even spread of its draws: a thousand, fewer where tasks are very many."""
-        draws = self.posterior.draws
         theta = max(1, self.posterior.collapsed.program.structure.theta.size) * len(self.tasks)
-        most = min(MOST_DRAWS, max(FEWEST_DRAWS, NUMBERS // theta))
-        chains, length = draws.u.shape[:2]
-        per_chain = max(1, most // chains)
-        if length <= per_chain:
-            return self.posterior
-        kept = torch.linspace(0, length - 1, per_chain).round().long()
-        stats = {name: values[:, kept.numpy()] for name, values in draws.stats.items()}
-        fewer = replace(draws, u=draws.u[:, kept], stats=stats)
-        one = self.posterior
-        return type(one)(one.hierarchy, one.tasks, one.collapsed, fewer, one.info)
+        return lighter(self.posterior, min(MOST_DRAWS, max(FEWEST_DRAWS, NUMBERS // theta)))
 
     def some(self, most: int) -> Tasks:
         """At most so many of the tasks that have observations, of all sizes, in the order of the fit."""
@@ -84,6 +74,19 @@ class Subject:
             order = order[torch.linspace(0, len(order) - 1, most).round().long()]
         kept: Tensor = order.sort().values
         return self.tasks[kept]
+
+
+def lighter(posterior: Posterior, most: int) -> Posterior:
+    """The posterior with an even spread of so many of its draws at most, as many of each chain."""
+    draws = posterior.draws
+    chains, length = draws.u.shape[:2]
+    per_chain = max(1, most // chains)
+    if length <= per_chain:
+        return posterior
+    kept = torch.linspace(0, length - 1, per_chain).round().long()
+    stats = {name: values[:, kept.numpy()] for name, values in draws.stats.items()}
+    fewer = replace(draws, u=draws.u[:, kept], stats=stats)
+    return type(posterior)(posterior.hierarchy, posterior.tasks, posterior.collapsed, fewer, posterior.info)
 
 
 @contextmanager
