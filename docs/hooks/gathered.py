@@ -126,11 +126,12 @@ def model_page(path: Path) -> str:
 
 def shelf_of_presets(folder: Path) -> str:
     """All presets with their comments, on one page."""
-    parts = [
+    head = (
         "# Presets\n\nA preset is a back-end with its settings, in a file of a few lines. "
         "`bayesmeta fit MODEL --inference NAME` takes it, and so does `bm.fit(hierarchy, tasks, inference=NAME)`; "
         "`bayesmeta presets copy NAME` puts it where you are. [Which road to take](../roads.md) compares them.\n"
-    ]
+    )
+    parts = [head]
     for path in sorted(folder.glob("*.toml")):
         text = path.read_text(encoding="utf-8").strip()
         parts.append(f"## {path.stem}\n\n```toml\n{text}\n```\n")
