@@ -1,7 +1,7 @@
 """What is learnt by which learner in the few-shot benchmark: a hierarchy, how it is trained, and on which tasks.
 
 Every learner gets the tasks of its environment as they were published: an endless stream of them for the sines (10
-to 15 observations each, so that adapting to few and to many is learnt), 20 tasks for PACOH's environments, 60 for
+to 15 observations each, so that adapting to few and to many is learnt), 20 tasks for PACOH's environments, 40 for
 Gaussian processes. None is told the environment's functions; what it is told is in its name.
 """
 
@@ -64,8 +64,8 @@ ENVIRONMENTS = {
     ),
     "sinusoid": Setting(bm.data.PACOHSinusoid, (5,), 5, 20, 200),
     "cauchy": Setting(bm.data.PACOHCauchy, (20,), 20, 20, 200),
-    "gp-rbf": Setting(bm.data.GPTasks, (5, 10, 20), 20, 60, 50, times=0.25),
-    "gp-matern52": Setting(lambda: bm.data.GPTasks("matern52"), (5, 10, 20), 20, 60, 50, times=0.25),
+    "gp-rbf": Setting(bm.data.GPTasks, (5, 10), 20, 40, 50, times=0.25),
+    "gp-matern52": Setting(lambda: bm.data.GPTasks("matern52"), (5, 10), 20, 40, 50, times=0.25),
 }
 
 
@@ -100,7 +100,7 @@ def _short(members: int, steps: int) -> Any:
 
 def _by_mode(members: int, steps: int) -> Any:
     """θ is a task's hyperparameters, integrated out by Laplace's method: adapting puts right what that misses."""
-    return bm.Laplace(draws=100, starts=1, evidence="laplace")
+    return bm.Laplace(draws=60, starts=1, evidence="laplace")
 
 
 def _normal(members: int, steps: int) -> Any:
@@ -173,9 +173,9 @@ LEARNERS: dict[tuple[str, str], Learner] = {
     ("cauchy", "gp"): Learner(_smooth, _crowd),
     ("cauchy", "gp-mean"): Learner(_smooth_twice, _normal, 100),
     ("gp-rbf", "last-layer"): Learner(_plain, _short),
-    ("gp-rbf", "gp"): Learner(_varying("rbf"), _by_mode, 50),
+    ("gp-rbf", "gp"): Learner(_varying("rbf"), _by_mode),
     ("gp-matern52", "last-layer"): Learner(_plain, _short),
-    ("gp-matern52", "gp"): Learner(_varying("matern52"), _by_mode, 50),
+    ("gp-matern52", "gp"): Learner(_varying("matern52"), _by_mode),
 }
 """By environment and learner."""
 
