@@ -9,6 +9,7 @@ beside the data whether the hyperprior was sensible (Gabry et al. 2019, "Visuali
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class Prior:
         self.seed = seed
         self.program = program
         self._seeds = [int(number) for number in np.random.SeedSequence(seed).generate_state(3)]
-        self.phi_coordinates = _draw_phi(program, draws, self._seeds[0])
+        self.phi_coordinates = _at_once_or_not(program, lambda program: _draw_phi(program, draws, self._seeds[0]))
 
     def __len__(self) -> int:
         return len(self.phi_coordinates)
@@ -115,7 +116,8 @@ class Prior:
     def theta_coordinates(self) -> Tensor:
         """Centred coordinates of θ (S, T, p)."""
         self._check_size("θ", len(self.tasks) * self.program.structure.theta.size)
-        return draw_theta(self.program, self.phi_coordinates, self.tasks, self._seeds[1])
+        phi, seed = self.phi_coordinates, self._seeds[1]
+        return _at_once_or_not(self.program, lambda program: draw_theta(program, phi, self.tasks, seed))
 
     @cached_property
     def theta(self) -> dict[str, Tensor]:
@@ -162,22 +164,23 @@ class Prior:
 
 
 def _draw_phi(program: Program, draws: int, seed: int) -> Tensor:
-    """Coordinates of φ (S, q), all at once or, where the hyperprior cannot be batched, one by one."""
+    """Coordinates of φ (S, q)."""
     counter = torch.zeros(draws, dtype=torch.float64)
     chunk = chunk_size(8 * program.structure.phi.size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        u: Tensor = over_draws(program, lambda _: program.drawn_phi(), (counter,), chunk, randomness="different")
+    return u
 
-    def by(program: Program) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            u: Tensor = over_draws(program, lambda _: program.drawn_phi(), (counter,), chunk, randomness="different")
-        return u
 
+def _at_once_or_not(program: Program, draw: Callable[[Program], Tensor]) -> Tensor:
+    """`draw` for all draws at once, or one by one where some distribution cannot be drawn from in batches."""
     try:
-        return by(program)
+        return draw(program)
     except RuntimeError as error:
-        if isinstance(error, BayesmetaError):
+        if isinstance(error, BayesmetaError) or not program.structure.vectorised:
             raise
-        return by(program.unvectorised())
+        return draw(program.unvectorised())
 
 
 def _check(program: Program, tasks: Tasks) -> None:
