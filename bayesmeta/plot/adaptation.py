@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from bayesmeta.diagnose.replicates import fresh_names
 from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from bayesmeta.plot.panel import Band, View, bands, draw_task, view_of
@@ -75,7 +73,7 @@ def adaptation(
     one = tasks[[0 if name is None else tasks.index(name)]]
     task = one[0]
     counts = _counts(task, shots)
-    view = view_of(_for_range(posterior.tasks, one), column, output, at, level)
+    view = view_of(one, posterior.tasks, column, output, at, level)
     adapted = _adapted(posterior, one, counts, seed)
     found = bands(adapted, view, [task.x] * len(counts))
     panels = wrapped(len(counts), ax)
@@ -102,12 +100,6 @@ def _counts(task: Task, shots: Sequence[int] | None) -> list[int]:
     if not counts or not all(isinstance(k, int) and 0 <= k <= task.n for k in counts):
         raise OptionError(f"shots must be numbers from 0 to {task.n}, the observations of the task, got {counts}")
     return counts
-
-
-def _for_range(fit: Tasks, one: Tasks) -> Tasks:
-    """The tasks whose inputs are drawn over: the one, or where it has a single input value, those of the fit."""
-    alone = one.x.numel() == 0 or len(torch.unique(one.x)) > 1
-    return Tasks(one.x, one.y, one.offsets, one.names, one.context, one.columns or fit.columns) if alone else fit
 
 
 def _adapted(posterior: Posterior, one: Tasks, counts: list[int], seed: int) -> Adapted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Band", "View", "bands", "draw_task", "view_of"]
 
 Array = npt.NDArray[np.float64]
+Kind: TypeAlias = Literal["line", "values", "rows"]
 
 FEW = 6  # values of an input that are treated one by one
 POINTS = 60  # inputs that a band is computed at
@@ -53,7 +54,7 @@ class View:
         level: Probability of the interval.
     """
 
-    kind: Literal["line", "values", "rows"]
+    kind: Kind
     at: Array
     column: int | None
     output: int
@@ -77,14 +78,15 @@ class Band(NamedTuple):
     upper: Array
 
 
-def view_of(tasks: Tasks, column: str | int | None, output: int, at: Any, level: float) -> View:
-    """How these tasks are best drawn.
+def view_of(shown: Tasks, among: Tasks, column: str | int | None, output: int, at: Any, level: float) -> View:
+    """How tasks are best drawn.
 
     Args:
-        tasks: All tasks that are drawn.
+        shown: The tasks that are drawn.
+        among: The tasks that they are some of, or are to be compared with: they say what kind of input it is.
         column: The input column to draw over, by name or number; None leaves the choice.
         output: Which number of an observation to draw.
-        at: Inputs (m,) that a band is drawn at; None for the range of the tasks.
+        at: Inputs (m,) that a band is drawn at; None for the range of the tasks drawn.
         level: Probability of the interval.
 
     Raises:
@@ -92,22 +94,30 @@ def view_of(tasks: Tasks, column: str | int | None, output: int, at: Any, level:
         OptionError: No such number in an observation, or `at` without a single input.
         NotAvailableError: Observations are arrays.
     """
-    _check_output(tasks, output)
-    place = _column(tasks, column)
-    single = tasks.x.dim() == 1 or (tasks.x.dim() == 2 and tasks.x.shape[1] == 1)
+    _check_output(among, output)
+    place = _column(among, column)
+    single = among.x.dim() == 1 or (among.x.dim() == 2 and among.x.shape[1] == 1)
     if at is not None and not single:
         raise OptionError("at: inputs of a band are for tasks with one input; these have none, or several")
-    kind: Literal["line", "values", "rows"] = "rows"
-    values = np.zeros(0)
-    if single and (at is not None or tasks.n_observations):
-        known = np.unique(tasks.x.numpy()) if at is None else np.unique(np.asarray(at, dtype=np.float64))
-        kind = "line" if len(known) > FEW or at is not None else "values"
-        values = np.linspace(known[0], known[-1], POINTS) if kind == "line" and at is None else known
-    label = response_label(tasks) + (f"[{output}]" if tasks.y.dim() > 1 else "")
-    outcomes = np.unique(tasks.y.numpy())
+    kind, values = _inputs(shown, among, at) if single else ("rows", np.zeros(0))
+    label = response_label(among) + (f"[{output}]" if among.y.dim() > 1 else "")
+    outcomes = np.unique(among.y.numpy())
     binary = len(outcomes) > 0 and bool(np.isin(outcomes, (0.0, 1.0)).all())
-    xlabel = "observations" if place is None else input_label(tasks, place)
+    xlabel = "observations" if place is None else input_label(among, place)
     return View(kind, values, place, output, binary, xlabel, label, level)
+
+
+def _inputs(shown: Tasks, among: Tasks, at: Any) -> tuple[Kind, Array]:
+    """Of a single input: how it is drawn, and the values that predictions are drawn at."""
+    if at is not None:
+        return "line", np.unique(np.asarray(at, dtype=np.float64))
+    known, own = np.unique(among.x.numpy()), np.unique(shown.x.numpy())
+    if not len(known):
+        return "rows", known
+    if len(known) <= FEW and (len(known) == 1 or among.n_observations >= 2 * len(known)):
+        return "values", known
+    over = own if len(own) > 1 else known
+    return "line", np.linspace(over[0], over[-1], POINTS)
 
 
 def bands(adapted: Adapted, view: View, own: Sequence[Tensor] | None = None) -> list[Band]:

@@ -92,13 +92,13 @@ def picked_elements(
     if wanted is None:
         return known[:most]
     asked = [wanted] if isinstance(wanted, int) else list(wanted)
+    if at_most is not None and len(asked) > at_most:
+        raise OptionError(f"elements: at most {at_most} can be drawn in one picture, got {asked}")
     for element in asked:
         if isinstance(element, bool) or not isinstance(element, int) or not 0 <= element < len(known):
             raise OptionError(f"elements must lie between 0 and {len(known) - 1}, got {element!r}")
     if not asked or len(set(asked)) < len(asked):
         raise OptionError(f"elements must name some, each once, got {asked}")
-    if at_most is not None and len(asked) > at_most:
-        raise OptionError(f"elements: at most {at_most} can be drawn in one picture, got {asked}")
     return [known[element] for element in asked]
 
 

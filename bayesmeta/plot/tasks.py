@@ -62,7 +62,7 @@ def tasks(
     check_level(level)
     known = fitted.tasks
     positions = picked_tasks(known, names, most)
-    view = view_of(known[positions], column, output, at, level)
+    view = view_of(known[positions], known, column, output, at, level)
     adapted = fitted if isinstance(fitted, Adapted) else of_the_fit(fitted, positions, seed)
     shown = [known.names[position] for position in positions]
     panels = wrapped(len(shown), ax)
