@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesmeta import adapt, data, families, plot
+    from bayesmeta import adapt, data, families, meta, plot
     from bayesmeta.adapt import Adapted
     from bayesmeta.calibrate import sbc
     from bayesmeta.closed_form import ClosedForm
@@ -76,6 +76,7 @@ __all__ = [
     "fit",
     "load",
     "loo_compare",
+    "meta",
     "plot",
     "prior",
     "sbc",
@@ -136,7 +137,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
         globals()[name] = value
         return value
-    if name in ("adapt", "data", "families", "plot"):
+    if name in ("adapt", "data", "families", "meta", "plot"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

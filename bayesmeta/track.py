@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any, Protocol
 
-__all__ = ["Step", "bar", "stage"]
+__all__ = ["Step", "bar", "stage", "steps_to"]
 
 BETWEEN = 0.1  # seconds between two looks of a bar in a notebook
 
@@ -102,6 +102,18 @@ def _notebook_bar(text: str, total: int, write: Callable[[str], None]) -> Step:
 
     step(0)
     return step
+
+
+def steps_to(step: Step) -> Callable[[int, str], None]:
+    """Moves a bar on to a number of steps in all, with a text."""
+    before = 0
+
+    def watch(done: int, text: str) -> None:
+        nonlocal before
+        step(done - before, text)
+        before = done
+
+    return watch
 
 
 def _nothing(by: int = 1, text: str | None = None) -> None:

@@ -35,13 +35,13 @@ from bayesmeta.infer import ensemble_checkpoint
 from bayesmeta.infer.ensemble_density import MembersDensity
 from bayesmeta.infer.ensemble_feed import Feed, FromStream, FromTasks, held_out
 from bayesmeta.infer.ensemble_start import prior_draws, scales, starts
-from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state, rate_at
+from bayesmeta.infer.ensemble_train import History, State, Trainer, evidence_words, first_state, rate_at
 from bayesmeta.infer.options import check_whole
 from bayesmeta.infer.svi_train import SCHEDULES
 from bayesmeta.streams import Stream
 from bayesmeta.target import Target
 from bayesmeta.threads import one_thread
-from bayesmeta.track import bar
+from bayesmeta.track import bar, steps_to
 
 __all__ = ["Ensemble", "run"]
 
@@ -145,7 +145,7 @@ def run(
             if path is not None:
                 ensemble_checkpoint.write(path, state, history, belongs)
 
-        trainer = Trainer(config, density, feed, scales(draws), look, keep, _moves(step))
+        trainer = Trainer(config, density, feed, scales(draws), look, keep, steps_to(step), evidence_words)
         state = trainer.run(state, history)
         keep(state, history)
         members = trainer.settled(state)
@@ -210,18 +210,6 @@ def _belongs(target: Target, config: Ensemble, seed: int) -> dict[str, Any]:
         del settings[name]
     tasks = target.evidence.tasks
     return {"settings": settings, "tasks": tasks.fingerprint(), "hierarchy": fingerprint(target.program, tasks)}
-
-
-def _moves(step: Callable[..., object]) -> Callable[[int, str], None]:
-    """Moves a bar on to a number of steps."""
-    before = 0
-
-    def watch(done: int, text: str) -> None:
-        nonlocal before
-        step(done - before, text)
-        before = done
-
-    return watch
 
 
 def _warn_interrupted(state: State, config: Ensemble) -> None:

@@ -75,7 +75,7 @@ def read(path: Path, run: dict[str, Any]) -> tuple[State, History] | None:
         state = State(**{item.name: _value(arrays[item.name]) for item in fields(State)})
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise FileFormatError(
-            f"checkpoint: {str(path)!r} is no checkpoint of an ensemble ({type(error).__name__}: {error}): name "
+            f"checkpoint: {str(path)!r} is no checkpoint of training ({type(error).__name__}: {error}): name "
             "another file"
         ) from error
     wrong = [f"format {found!r}"] if found != FORMAT else _differences(record, run)
@@ -90,7 +90,7 @@ def _differences(record: dict[str, Any], run: dict[str, Any]) -> list[str]:
     """What differs between the run that a file is of and this one, a few words each."""
     if record["tasks"] != run["tasks"]:
         return ["the tasks are others"]
-    wrong = differences(record["hierarchy"], run["hierarchy"])
+    wrong = differences(record["hierarchy"], run["hierarchy"]) if "hierarchy" in run else []
     for name, value in run["settings"].items():
         before = record["settings"].get(name)
         if before != value:

@@ -15,20 +15,18 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from bayesmeta.infer.ensemble_density import MembersDensity
-from bayesmeta.infer.ensemble_feed import Feed
 from bayesmeta.infer.ensemble_repulsion import repelled
 from bayesmeta.infer.svi_train import SCHEDULES
 
 if TYPE_CHECKING:
     from bayesmeta.infer.ensemble import Ensemble
 
-__all__ = ["History", "State", "Trainer", "first_state", "rate_at"]
+__all__ = ["Batches", "History", "State", "Trainer", "evidence_words", "first_state", "rate_at"]
 
 BETAS = (0.9, 0.99)
 EPS = 1e-8
@@ -96,27 +94,42 @@ def rate_at(config: Ensemble, step: int) -> float:
     return config.learning_rate * rising * SCHEDULES[config.schedule](step / config.steps)
 
 
+class Batches(Protocol):
+    """What a step is taken on, by its number.
+
+    Attributes:
+        total: The number of tasks in all.
+    """
+
+    total: int
+
+    def part(self, step: int) -> Any:
+        """What the density of a step is asked about."""
+
+
 @dataclass
 class Trainer:
     """One run of training.
 
     Attributes:
         config: The settings.
-        density: The log posterior of members on a batch.
+        density: What is climbed: its value (M,) and gradient (M, q) at u (M, q) on a batch.
         feed: The batches.
         scale: Prior standard deviations of the coordinates of φ (q,).
         look: Gives the validation evidence (M,) at u (M, q); None where nothing is watched.
         keep: Called with a state and the history now and then, to write a checkpoint.
         watch: Called with the steps done and a few words.
+        words: Makes these of the history.
     """
 
     config: Ensemble
-    density: MembersDensity
-    feed: Feed
+    density: Callable[[Tensor, Any], tuple[Tensor, Tensor]]
+    feed: Batches
     scale: Tensor
     look: Callable[[Tensor], Tensor] | None
     keep: Callable[[State, History], None]
     watch: Callable[[int, str], object]
+    words: Callable[[History], str]
 
     def run(self, state: State, history: History) -> State:
         """Train from a state on, which is returned as it was last; the history is written to."""
@@ -132,7 +145,7 @@ class Trainer:
                 if state.step % config.every == 0:
                     self.keep(state, history)
                 if state.step % WATCHED == 0:
-                    self.watch(state.step, _words(history))
+                    self.watch(state.step, self.words(history))
         history.until(state.step)
         return state
 
@@ -178,7 +191,8 @@ class Trainer:
         return replace(state, best=best, score=reached, idle=idle)
 
 
-def _words(history: History) -> str:
+def evidence_words(history: History) -> str:
+    """Where training stands."""
     recent = torch.stack(history.evidence[-RECENT:]).nanmean()
     words = f"log Z per task {float(recent):.4g}"
     return f"{words}, validation {float(history.validation[-1].mean()):.4g}" if history.validation else words

@@ -19,7 +19,7 @@ from bayesmeta.infer.svi_minibatch import Batch, Minibatches
 from bayesmeta.infer.svi_start import LocalStart, Start, find_start
 from bayesmeta.infer.svi_train import PathELBO, Trained, train
 from bayesmeta.target import Target
-from bayesmeta.track import bar
+from bayesmeta.track import Step, bar, steps_to
 
 if TYPE_CHECKING:
     from bayesmeta.infer.svi import SVI
@@ -69,7 +69,7 @@ def fit_guides(target: Target, config: SVI, seed: int, progress: bool) -> list[F
     return usable
 
 
-def _fit(target: Target, config: SVI, seed: int, step: Callable[..., object]) -> Fitted:
+def _fit(target: Target, config: SVI, seed: int, step: Step) -> Fitted:
     start = starting_point(target, config, seed)
     local = _local(target, config, start)
     phi = phi_guide(config.guide, target.q, start.scale, config.rank)
@@ -93,7 +93,7 @@ def _fit(target: Target, config: SVI, seed: int, step: Callable[..., object]) ->
         patience=config.patience,
         tolerance=config.tolerance,
         clip=config.clip,
-        watch=_moves(step),
+        watch=steps_to(step),
     )
     with torch.no_grad():
         last = -np.array([loss(next(stream)).item() for _ in range(LAST)])
@@ -150,15 +150,3 @@ def _groups(guide: nn.Module, rate: float) -> list[dict[str, Any]]:
     fast = [p for p in guide.parameters() if id(p) not in weights]
     kinds = ((fast, rate, NEGLIGIBLE), (slow, NETWORK_SHARE * rate, 1e-8))
     return [{"params": parameters, "lr": lr, "eps": eps} for parameters, lr, eps in kinds if parameters]
-
-
-def _moves(step: Callable[..., object]) -> Callable[[int, str], None]:
-    """Moves a bar on to a number of steps."""
-    before = 0
-
-    def watch(done: int, text: str) -> None:
-        nonlocal before
-        step(done - before, text)
-        before = done
-
-    return watch

@@ -1,0 +1,105 @@
+"""What all algorithms share: their settings, and the meta-objective that training goes down.
+
+An algorithm says what its meta-parameters are (`begin`), how a task adapts them (`adapted`) and what a task adds to the
+meta-objective (`objective`: by default the query loss after adaptation). Where the gradient of that objective is not
+what an algorithm follows, it has a `value_and_grad` of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bayesmeta.errors import OptionError, unknown
+from bayesmeta.infer.options import check_whole
+from bayesmeta.infer.svi_train import SCHEDULES
+from bayesmeta.meta.episodes import Episodes, Rows
+from bayesmeta.meta.inner import descend
+from bayesmeta.meta.losses import Loss, loss_of, masked_mean
+from bayesmeta.meta.module import Functional, Weights
+
+__all__ = ["Algorithm"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Settings that all algorithms have.
+
+    Args:
+        loss: ``"mse"``, ``"cross_entropy"``, or a function of output and y that gives a number for each row (n,).
+        shots: Observations of a task that are its support in training, drawn anew at every step; the others are query.
+        inner_steps: Gradient steps on the support, in training.
+        inner_learning_rate: Their learning rate.
+        adapt_steps: Gradient steps on a new task; by default as many as in training.
+        steps: Steps of training at most.
+        batch_size: Tasks per step; all of them where there are fewer. A stream brings its own batches.
+        learning_rate: Of Adam at its highest.
+        schedule: How it goes down: ``"cosine"``, ``"exponential"`` or ``"constant"``.
+        clip: Longest meta-gradient.
+        validation: Share of the tasks that is left out of training and watched; a stream brings its own.
+        every: Steps between two looks at them.
+        patience: Looks without a gain after which training ends; the weights then are those of the best look.
+        checkpoint: A file to go on from where it exists, and to write to; None for none.
+    """
+
+    loss: str | Loss = "mse"
+    shots: int = 5
+    inner_steps: int = 5
+    inner_learning_rate: float = 0.01
+    adapt_steps: int | None = None
+    steps: int = 10_000
+    batch_size: int = 25
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    clip: float = 10.0
+    validation: float = 0.0
+    every: int = 100
+    patience: int = 20
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        loss_of(self.loss)
+        for name in ("shots", "inner_steps"):
+            check_whole(name, getattr(self, name), 0)
+        for name in ("steps", "batch_size", "every", "patience"):
+            check_whole(name, getattr(self, name), 1)
+        if self.adapt_steps is not None:
+            check_whole("adapt_steps", self.adapt_steps, 0)
+        for name in ("inner_learning_rate", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise OptionError(f"{name} must be a number above 0, got {value!r}")
+        if self.schedule not in SCHEDULES:
+            raise OptionError(unknown("schedule", self.schedule, tuple(SCHEDULES)))
+
+    def begin(self, net: Functional) -> Weights:
+        """The meta-parameters before training: the module's own weights."""
+        return dict(net.weights)
+
+    def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
+        """The weights of one task after so many steps on its support."""
+        return descend(lambda weights: self.risk(net, weights, support), meta, self.inner_learning_rate, steps)
+
+    def objective(self, net: Functional, meta: Weights, episode: Episodes) -> Tensor:
+        """What one task adds to the meta-objective: its query loss after adaptation, ()."""
+        return self.risk(net, self.adapted(net, meta, episode.support, self.inner_steps), episode.query)
+
+    def value_and_grad(
+        self, net: Functional, meta: Weights, episodes: Episodes, weight: Tensor
+    ) -> tuple[Tensor, Weights]:
+        """The meta-objective of many tasks, each with its weight (B,), and the direction that training goes down."""
+
+        def total(meta: Weights) -> Tensor:
+            each = torch.func.vmap(lambda *episode: self.objective(net, meta, Episodes(*episode)))(*episodes)
+            return (weight * each).sum() / weight.sum()
+
+        grad, value = torch.func.grad_and_value(total)(meta)
+        return value, grad
+
+    def risk(self, net: Functional, weights: Weights, rows: Rows) -> Tensor:
+        """The mean loss of one task's rows, ()."""
+        return masked_mean(loss_of(self.loss)(net(weights, rows.x), rows.y), rows.mask)

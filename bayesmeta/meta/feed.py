@@ -1,0 +1,111 @@
+"""Where the tasks of a training step come from, as episodes: batches of tasks that are held, or of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesmeta.errors import DataError, OptionError
+from bayesmeta.infer.ensemble_feed import held_out
+from bayesmeta.meta.episodes import Episodes, episodes
+from bayesmeta.streams import Stream, seed_of
+from bayesmeta.tasks import Tasks
+
+__all__ = ["Feed", "Part", "feed_of"]
+
+WATCHED = 1  # added to the seed: which rows of watched tasks are support is drawn once
+
+
+@dataclass(frozen=True)
+class Part:
+    """The episodes of a step, and the weight of each task (B,)."""
+
+    episodes: Episodes
+    weight: Tensor
+
+
+@dataclass
+class Feed:
+    """Episodes by step.
+
+    Args:
+        tasks: What to train on: tasks that are held, or a stream.
+        weights: The weight of each held task in the meta-objective (T,).
+        shots: Observations of a task that are support.
+        size: Tasks of a batch.
+        seed: Seeds the order of tasks, and which rows are support.
+        dtype: What inputs are brought to.
+    """
+
+    tasks: Tasks | Stream
+    weights: Tensor | None
+    shots: int
+    size: int
+    seed: int
+    dtype: torch.dtype
+    total: int = 1
+
+    def part(self, step: int) -> Part:
+        """The episodes of a step, from 0."""
+        tasks, weight = self._batch(step)
+        return Part(episodes(tasks, self.shots, seed_of(self.seed, step), self.dtype), weight.to(self.dtype))
+
+    def _batch(self, step: int) -> tuple[Tasks, Tensor]:
+        if isinstance(self.tasks, Stream):
+            batch = self.tasks.batch(step, self.seed)
+            return batch, torch.ones(len(batch))
+        size = min(self.size, len(self.tasks))
+        epoch, place = divmod(step, len(self.tasks) // size)
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        pick = torch.randperm(len(self.tasks), generator=generator)[place * size : (place + 1) * size]
+        return self.tasks[pick], torch.ones(size) if self.weights is None else self.weights[pick]
+
+
+def feed_of(
+    tasks: Tasks | Stream,
+    weights: Tensor | None,
+    *,
+    shots: int,
+    size: int,
+    validation: float,
+    seed: int,
+    dtype: torch.dtype,
+) -> tuple[Feed, Part | None]:
+    """What is trained on, and what is watched.
+
+    Raises:
+        OptionError: A share of a stream to watch, or weights that are not one for each task.
+        DataError: Too few tasks, or observations in one.
+    """
+    if isinstance(tasks, Stream):
+        if validation:
+            raise OptionError(
+                f"validation is {validation:g}, a share of tasks that are held; a stream has none: give it some, "
+                "Stream(..., validation=tasks)"
+            )
+        watched = tasks.validation
+        feed = Feed(tasks, None, shots, size, seed, dtype)
+    else:
+        weights = _checked(tasks, weights)
+        if validation and len(tasks) < 2:
+            raise DataError("validation needs two tasks at least, one of them to train on: leave it out")
+        train, watch = held_out(len(tasks), validation, seed)
+        watched = tasks[watch] if len(watch) else None
+        feed = Feed(tasks[train], None if weights is None else weights[train], shots, size, seed, dtype)
+        feed.part(0)
+    if watched is None:
+        return feed, None
+    return feed, Part(episodes(watched, shots, seed + WATCHED, dtype), torch.ones(len(watched), dtype=dtype))
+
+
+def _checked(tasks: Tasks, weights: Tensor | None) -> Tensor | None:
+    if weights is None:
+        return None
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    if tuple(weights.shape) != (len(tasks),) or bool((~torch.isfinite(weights) | (weights < 0)).any()):
+        raise OptionError(f"weights must be one number of at least 0 for each of {len(tasks)} tasks, got {weights}")
+    if float(weights.sum()) == 0:
+        raise OptionError("weights are all zero: no task would be learnt from")
+    return weights

@@ -1,0 +1,55 @@
+"""What an inner loop goes down and a meta-objective is made of: a loss for each row, and its mean over real rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from bayesmeta.errors import DataError, OptionError, unknown
+
+__all__ = ["LOSSES", "Loss", "loss_of", "masked_mean"]
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared_error(out: Tensor, y: Tensor) -> Tensor:
+    """(out - y)² (n,), the mean over components where there are several; an output (n, 1) is for y (n,)."""
+    if out.shape != y.shape:
+        out = out.reshape(y.shape)
+    return (out - y).square().reshape(len(y), -1).mean(1)
+
+
+def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
+    """-log of the probability of class y (n,) by logits (n, classes), in nats."""
+    log_p = torch.log_softmax(out, -1)
+    return -log_p.gather(-1, y.long().unsqueeze(-1)).squeeze(-1)
+
+
+LOSSES: dict[str, Loss] = {"mse": squared_error, "cross_entropy": cross_entropy}
+
+
+def loss_of(loss: str | Loss) -> Loss:
+    """The loss by name, or the function itself: ``loss(out, y)`` of n rows gives a number for each, (n,).
+
+    Raises:
+        OptionError: Neither one of `LOSSES` nor a function.
+    """
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        raise OptionError(unknown("loss", loss, list(LOSSES)))
+    return LOSSES[loss]
+
+
+def masked_mean(rows: Tensor, mask: Tensor) -> Tensor:
+    """The mean of real rows (n,), zero where there are none.
+
+    Raises:
+        DataError: The loss is not one number for each row.
+    """
+    if rows.shape != mask.shape:
+        raise DataError(f"the loss gave shape {tuple(rows.shape)}; wanted one number for each row, {tuple(mask.shape)}")
+    return torch.where(mask, rows, 0.0).sum() / mask.sum().clamp(min=1)

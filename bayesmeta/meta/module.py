@@ -1,0 +1,87 @@
+"""A `torch.nn.Module` as a function of its weights: what an inner loop differentiates and a task changes.
+
+Batch normalisation without running statistics (``track_running_stats=False``) normalises by the rows it is given, be
+they support or query: the transductive form of the literature. With running statistics a module is no function of
+weights and rows, and is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from bayesmeta.errors import HierarchyError, UnknownNameError, unknown
+
+__all__ = ["Functional", "Weights"]
+
+Weights: TypeAlias = dict[str, Tensor]
+
+
+class Functional:
+    """A module as a function of its weights.
+
+    Args:
+        net: The module, called with one argument, x (n, ...), and giving a row for each, (n, ...).
+
+    Attributes:
+        weights: The module's own weights by name: where meta-learning starts from.
+        dtype: Their type; inputs are brought to it.
+
+    Raises:
+        HierarchyError: It is no module, has no weights that can be known yet, keeps running statistics or is random.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        if not isinstance(net, nn.Module):
+            raise HierarchyError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+        _check(net)
+        self._net = copy.deepcopy(net).requires_grad_(False)
+        self.weights: Weights = {name: weight.detach() for name, weight in self._net.named_parameters()}
+        if not self.weights:
+            raise HierarchyError("net has no parameters: there is nothing to learn")
+        self.dtype = next(iter(self.weights.values())).dtype
+
+    def __call__(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The module with these weights, at x (n, ...)."""
+        out: Tensor = torch.func.functional_call(self._net, dict(weights), (x,))
+        return out
+
+    def head(self) -> tuple[str, ...]:
+        """The weights of the last layer that has any."""
+        last = next(reversed(self.weights)).rpartition(".")[0]
+        return tuple(name for name in self.weights if name.rpartition(".")[0] == last)
+
+    def named(self, prefixes: Sequence[str]) -> tuple[str, ...]:
+        """The weights whose names begin with one of these, such as ``"2"`` or ``"features.0.weight"``.
+
+        Raises:
+            UnknownNameError: No weight's name begins so.
+        """
+        for prefix in prefixes:
+            if not any(_begins(name, prefix) for name in self.weights):
+                raise UnknownNameError(unknown("weight", prefix, list(self.weights)))
+        return tuple(name for name in self.weights if any(_begins(name, prefix) for prefix in prefixes))
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _check(net: nn.Module) -> None:
+    """Raise a HierarchyError where the module is more than a function of weights and rows."""
+    for path, module in net.named_modules():
+        where = f"{path or 'net'} is {type(module).__name__}"
+        if getattr(module, "track_running_stats", False):
+            raise HierarchyError(
+                f"{where}, which keeps running statistics: make it with track_running_stats=False, so that it "
+                "normalises by the rows it is given, or use GroupNorm or LayerNorm"
+            )
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise HierarchyError(f"{where}, which is random: leave it out, or call net.eval() first")
+        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+            raise HierarchyError(f"{where}, whose parameters have no shape yet: call the network on an input once")

@@ -1,0 +1,171 @@
+"""Training: Adam down the meta-objective, over batches of episodes, by the loop that trains ensembles."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from bayesmeta.errors import BayesmetaError, BayesmetaWarning
+from bayesmeta.infer import ensemble_checkpoint
+from bayesmeta.infer.ensemble import Ensemble
+from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
+from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.feed import Part, feed_of
+from bayesmeta.meta.flat import Flat
+from bayesmeta.meta.learner import Learner
+from bayesmeta.meta.module import Functional
+from bayesmeta.streams import Stream
+from bayesmeta.tasks import Tasks
+from bayesmeta.threads import one_thread
+from bayesmeta.track import bar, steps_to
+
+__all__ = ["fit"]
+
+RECENT = 50  # steps that the words of the progress bar are averaged over
+
+
+@dataclass
+class _Climb:
+    """Minus the meta-objective, as the loop wants it: of one member."""
+
+    algorithm: Algorithm
+    net: Functional
+    flat: Flat
+
+    def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""
+        value, grad = self.algorithm.value_and_grad(self.net, self.flat.named(u[0]), part.episodes, part.weight)
+        return -value.detach().unsqueeze(0), -self.flat.vector(grad).detach().unsqueeze(0)
+
+
+def fit(
+    net: nn.Module,
+    tasks: Tasks | Stream,
+    algorithm: Algorithm,
+    *,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Learner:
+    """Learn the meta-parameters of a network from tasks.
+
+    Args:
+        net: The network; its weights are where training starts from, and are not changed.
+        tasks: What to learn from: tasks that are held, or a stream of batches.
+        algorithm: `MAML`, `Reptile`, ... with its settings.
+        weights: How much each task counts in the meta-objective (T,); all the same by default.
+        seed: Seeds the order of tasks, and which rows are support.
+        progress: Show a progress bar.
+
+    Raises:
+        HierarchyError: The network is not a function of weights and rows.
+        DataError: A task has too few observations for support and query.
+        FileFormatError: The checkpoint is of another run.
+        BayesmetaError: The meta-objective is not finite where training starts.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import bayesmeta as bm
+        >>> tasks = bm.Tasks.from_arrays([[[0.0], [1.0], [2.0]]] * 2, [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+        >>> settings = bm.meta.MAML(shots=1, inner_steps=1, steps=20)
+        >>> learner = bm.meta.fit(nn.Linear(1, 1), tasks, settings, progress=False)
+        >>> learner.adapt(tasks).predict(torch.tensor([[3.0]])).mean.shape
+        torch.Size([2, 1])
+    """
+    begin = time.perf_counter()
+    function = Functional(net)
+    feed, watched = feed_of(
+        tasks,
+        weights,
+        shots=algorithm.shots,
+        size=algorithm.batch_size,
+        validation=algorithm.validation,
+        seed=seed,
+        dtype=function.dtype,
+    )
+    meta = algorithm.begin(function)
+    flat = Flat(meta)
+    climb, history = _Climb(algorithm, function, flat), History()
+    path = None if algorithm.checkpoint is None else Path(algorithm.checkpoint)
+    run = {} if path is None else _run(algorithm, function, tasks, seed)
+    with one_thread(), bar("meta-learning", algorithm.steps, progress) as step:
+        u = flat.vector(meta).unsqueeze(0)
+        _check_finite(climb(u, feed.part(0))[0], algorithm)
+        found = None if path is None else ensemble_checkpoint.read(path, run)
+        state, history = (first_state(u), History()) if found is None else found
+
+        def keep(state: State, history: History) -> None:
+            if path is not None:
+                ensemble_checkpoint.write(path, state, history, run)
+
+        look = None if watched is None else lambda u: climb(u, watched)[0]
+        moves = torch.ones_like(u[0])
+        trainer = Trainer(_plan(algorithm), climb, feed, moves, look, keep, steps_to(step), _words)
+        state = trainer.run(state, history)
+        keep(state, history)
+        settled = trainer.settled(state)[0]
+    if history.interrupted:
+        what = f"training was interrupted after {state.step:,} of {algorithm.steps:,} steps"
+        warnings.warn(f"{what}: the learner is as it was then", BayesmetaWarning, stacklevel=2)
+    seconds = time.perf_counter() - begin
+    return Learner(function, algorithm, flat.named(settled), _curves(history), state.step, seconds)
+
+
+def _plan(algorithm: Algorithm) -> Ensemble:
+    """The same settings in the words of the loop."""
+    return Ensemble(
+        members=1,
+        steps=algorithm.steps,
+        learning_rate=algorithm.learning_rate,
+        schedule=algorithm.schedule,
+        warmup=0.0,
+        clip=algorithm.clip,
+        every=algorithm.every,
+        patience=algorithm.patience,
+    )
+
+
+def _run(algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, seed: int) -> dict[str, Any]:
+    """What a checkpoint of this run belongs to: with more steps it is still the same run."""
+    settings = dataclasses.asdict(algorithm) | {"seed": seed, "algorithm": type(algorithm).__name__}
+    settings["loss"] = algorithm.loss if isinstance(algorithm.loss, str) else repr(algorithm.loss)
+    for name in ("steps", "checkpoint"):
+        del settings[name]
+    first = tasks.first(seed) if isinstance(tasks, Stream) else tasks
+    shapes = {name: list(value.shape) for name, value in net.weights.items()}
+    return {"settings": settings | {"network": shapes}, "tasks": first.fingerprint()}
+
+
+def _check_finite(first: Tensor, algorithm: Algorithm) -> None:
+    if not bool(torch.isfinite(first).all()):
+        raise BayesmetaError(
+            f"the meta-objective is {-float(first):g} before the first step: the inner loop runs away from where the "
+            f"network starts; take an inner_learning_rate below {algorithm.inner_learning_rate:g} or fewer "
+            "inner_steps, and bring inputs and responses to the size of one"
+        )
+
+
+def _words(history: History) -> str:
+    words = f"loss {-float(torch.stack(history.evidence[-RECENT:]).nanmean()):.4g}"
+    return f"{words}, validation {-float(history.validation[-1]):.4g}" if history.validation else words
+
+
+def _curves(history: History) -> dict[str, npt.NDArray[Any]]:
+    def stacked(values: list[Tensor]) -> npt.NDArray[Any]:
+        return -torch.cat(values).numpy() if values else np.zeros(0)
+
+    return {
+        "loss": stacked(history.evidence),
+        "validation": stacked(history.validation),
+        "looks": np.array(history.looks, dtype=np.int64),
+    }

@@ -1,0 +1,346 @@
+"""Meta-gradients against finite differences, a plain loop and each other; training, adapting, and what goes wrong."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayesmeta as bm
+from bayesmeta.errors import BayesmetaError, DataError, FileFormatError, HierarchyError, OptionError, UnknownNameError
+from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
+from bayesmeta.meta.flat import Flat
+from bayesmeta.meta.module import Functional, Weights
+
+MAML, Reptile = bm.meta.MAML, bm.meta.Reptile
+ALGORITHMS = {
+    "MAML": MAML(inner_steps=3, inner_learning_rate=0.1),
+    "ANIL": bm.meta.ANIL(inner_steps=3, inner_learning_rate=0.1),
+    "BOIL": bm.meta.BOIL(inner_steps=3, inner_learning_rate=0.1),
+    "MetaSGD": bm.meta.MetaSGD(inner_steps=3, inner_learning_rate=0.1),
+}
+
+
+def network(outputs: int = 1, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, outputs)).double()
+
+
+def sines(count: int = 4, sizes: tuple[int, ...] = (7, 5, 9, 6), seed: int = 0) -> bm.Tasks:
+    """Ragged sine waves with inputs (n, 1)."""
+    rng = np.random.default_rng(seed)
+    xs = [rng.uniform(-2, 2, (sizes[k % len(sizes)], 1)) for k in range(count)]
+    return bm.Tasks.from_lists(xs, [rng.uniform(0.5, 2) * np.sin(x[:, 0] + rng.uniform(0, 3)) for x in xs])
+
+
+def classes(count: int = 6) -> bm.Tasks:
+    """Two classes on either side of a threshold of each task's own."""
+    rng = np.random.default_rng(1)
+    xs = [rng.uniform(-2, 2, (12, 1)) for _ in range(count)]
+    return bm.Tasks.from_lists(xs, [(x[:, 0] > rng.uniform(-1, 1)).astype(float) for x in xs])
+
+
+def parts(tasks: bm.Tasks, shots: int = 3) -> Episodes:
+    return episodes(tasks, shots, seed=5, dtype=torch.float64)
+
+
+def gradient(algorithm: Algorithm, tasks: bm.Tasks, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The meta-objective and its gradient as one vector, at the initial meta-parameters."""
+    net = Functional(network())
+    meta, found = algorithm.begin(net), parts(tasks)
+    weight = torch.ones(len(tasks), dtype=torch.float64) if weight is None else weight
+    value, grad = algorithm.value_and_grad(net, meta, found, weight)
+    return value, Flat(meta).vector(grad)
+
+
+def by_plain_loop(algorithm: Algorithm, tasks: bm.Tasks) -> tuple[Tensor, Tensor]:
+    """MAML as a textbook has it: a Python loop over tasks, real rows only, `torch.autograd` with create_graph."""
+    net = Functional(network())
+    leaves = {name: value.clone().requires_grad_(True) for name, value in net.weights.items()}
+    episode, total = parts(tasks), torch.zeros((), dtype=torch.float64)
+    for t in range(len(tasks)):
+        (xs, ys), (xq, yq) = ((rows.x[t][rows.mask[t]], rows.y[t][rows.mask[t]]) for rows in episode)
+        weights: Weights = dict(leaves)
+        for _ in range(algorithm.inner_steps):
+            loss = (net(weights, xs).squeeze(-1) - ys).square().mean()
+            slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            moved = zip(weights.items(), slopes, strict=True)
+            weights = {name: value - algorithm.inner_learning_rate * slope for (name, value), slope in moved}
+        total = total + (net(weights, xq).squeeze(-1) - yq).square().mean() / len(tasks)
+    grads = torch.autograd.grad(total, list(leaves.values()))
+    return total.detach(), torch.cat([grad.reshape(-1) for grad in grads])
+
+
+# --- the meta-gradient --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_the_meta_gradient_is_that_of_finite_differences(name: str) -> None:
+    algorithm, net = ALGORITHMS[name], Functional(network())
+    meta, found = algorithm.begin(net), parts(sines())
+    flat, weight = Flat(meta), torch.ones(4, dtype=torch.float64)
+    u = flat.vector(meta)
+    _, grad = gradient(algorithm, sines())
+
+    def value(u: Tensor) -> float:
+        return float(algorithm.value_and_grad(net, flat.named(u), found, weight)[0])
+
+    for direction in torch.randn(3, len(u), generator=torch.Generator().manual_seed(1), dtype=torch.float64):
+        step = 1e-5 * direction
+        slope = (value(u + step) - value(u - step)) / 2e-5
+        assert slope == pytest.approx(float(grad @ direction), rel=1e-6, abs=1e-8)
+
+
+def test_it_is_that_of_a_plain_loop_over_ragged_tasks() -> None:
+    value, grad = gradient(ALGORITHMS["MAML"], sines())
+    expected, slope = by_plain_loop(ALGORITHMS["MAML"], sines())
+
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grad, slope, rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_at_the_initial_weights_is_another_one() -> None:
+    """The widespread mistake: the query loss differentiated before adaptation."""
+    _, grad = gradient(ALGORITHMS["MAML"], sines())
+    _, mistaken = gradient(replace(ALGORITHMS["MAML"], inner_steps=0), sines())
+
+    assert float(torch.cosine_similarity(grad, mistaken, 0)) < 0.99
+
+
+def test_first_order_is_the_gradient_at_the_adapted_weights() -> None:
+    algorithm = MAML(inner_steps=3, inner_learning_rate=0.1, first_order=True)
+    value, grad = gradient(algorithm, sines())
+    net, found = Functional(network()), parts(sines())
+    expected = torch.zeros_like(grad)
+    for t in range(4):
+        support, query = (Rows(*(part[t] for part in rows)) for rows in found)
+        weights = algorithm.adapted(net, net.weights, support, 3)
+        slope = torch.func.grad(lambda w, query=query: algorithm.risk(net, w, query))(weights)
+        expected += Flat(weights).vector(slope) / 4
+
+    torch.testing.assert_close(grad, expected, rtol=1e-10, atol=1e-12)
+    second = gradient(ALGORITHMS["MAML"], sines())
+    assert float(value) == pytest.approx(float(second[0]), rel=1e-12)
+    assert not torch.allclose(grad, second[1], rtol=1e-3)
+
+
+def test_reptile_moves_to_where_descent_on_all_rows_ends() -> None:
+    algorithm = Reptile(inner_steps=4, inner_learning_rate=0.1)
+    _, move = gradient(algorithm, sines())
+    net, rows = Functional(network()), rows_of(sines(), torch.float64)
+    ends = [algorithm.adapted(net, net.weights, Rows(*(part[t] for part in rows)), 4) for t in range(4)]
+    flat = Flat(net.weights)
+    expected = flat.vector(net.weights) - torch.stack([flat.vector(end) for end in ends]).mean(0)
+
+    torch.testing.assert_close(move, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_tasks_count_by_their_weights() -> None:
+    some, second = torch.tensor([[2.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    _, others = gradient(MAML(), sines(), some)
+    _, alone = gradient(MAML(), sines(), second)
+    _, both = gradient(MAML(), sines(), some + 4 * second)
+
+    torch.testing.assert_close(both, (alone + others) / 2, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(alone, others, rtol=1e-3)
+
+
+# --- what adapts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "moving"),
+    [
+        (MAML(), {"0.weight", "0.bias", "2.weight", "2.bias"}),
+        (bm.meta.ANIL(), {"2.weight", "2.bias"}),
+        (bm.meta.ANIL(head=("2.bias",)), {"2.bias"}),
+        (bm.meta.BOIL(), {"0.weight", "0.bias"}),
+    ],
+    ids=["MAML", "ANIL", "ANIL, bias", "BOIL"],
+)
+def test_only_what_shall_adapt_does(algorithm: Algorithm, moving: set[str]) -> None:
+    net, rows = Functional(network()), rows_of(sines(), torch.float64)
+    after = algorithm.adapted(net, net.weights, Rows(*(part[0] for part in rows)), 2)
+
+    assert {name for name, value in after.items() if not torch.equal(value, net.weights[name])} == moving
+
+
+def test_a_head_of_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"'last'.*'2\.weight'"):
+        bm.meta.fit(network(), sines(), bm.meta.ANIL(head=("last",), shots=2, steps=1), progress=False)
+
+
+# --- training and adapting ----------------------------------------------------------------------------------
+
+
+def trained(**settings: Any) -> bm.meta.Learner:
+    algorithm = MAML(shots=3, inner_steps=2, inner_learning_rate=0.1, steps=60, batch_size=8, learning_rate=0.01)
+    return bm.meta.fit(network(), sines(24), replace(algorithm, **settings), progress=False)
+
+
+def test_training_makes_new_tasks_easier() -> None:
+    support, query = sines(60, (9,), seed=8).split(3)
+    before = bm.meta.fit(network(), sines(24), MAML(shots=3, steps=1, learning_rate=1e-9), progress=False)
+    after = trained(steps=300)
+
+    def loss(learner: bm.meta.Learner) -> Tensor:
+        return learner.adapt(support, steps=2).predict(query).loss(query)
+
+    gain = loss(before) - loss(after)
+    assert float(gain.mean()) > 4 * float(gain.std()) / math.sqrt(len(gain))
+
+
+def test_the_module_that_was_given_is_not_changed() -> None:
+    net = network()
+    kept = copy.deepcopy(net.state_dict())
+    bm.meta.fit(net, sines(), MAML(shots=2, steps=3), progress=False)
+
+    assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
+
+
+def test_a_seed_says_it_all_and_global_numbers_are_left_alone() -> None:
+    state = torch.get_rng_state()
+    one, two = trained(), trained()
+
+    assert all(torch.equal(value, two.weights[name]) for name, value in one.weights.items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
+    path = str(tmp_path / "maml.npz")
+    whole = trained(steps=60, schedule="constant", every=10)
+    trained(steps=30, schedule="constant", every=10, checkpoint=path)
+    rest = trained(steps=60, schedule="constant", every=10, checkpoint=path)
+
+    assert all(torch.equal(value, rest.weights[name]) for name, value in whole.weights.items())
+    with pytest.raises(FileFormatError, match="inner_steps was 2 and is 1"):
+        trained(steps=60, schedule="constant", every=10, checkpoint=path, inner_steps=1)
+
+
+def test_watched_tasks_end_training_and_give_the_best_weights() -> None:
+    learner = trained(steps=400, validation=0.25, every=5, patience=2, learning_rate=0.2)
+
+    assert learner.steps < 400
+    assert len(learner.curves["validation"]) == len(learner.curves["looks"])
+    assert learner.curves["validation"].argmin() == len(learner.curves["validation"]) - 3
+
+
+def test_classes_are_learnt_and_predicted_with_probabilities() -> None:
+    tasks = classes()
+    algorithm = MAML(loss="cross_entropy", shots=6, inner_steps=3, inner_learning_rate=0.5, steps=150)
+    learner = bm.meta.fit(network(2), tasks, replace(algorithm, learning_rate=0.02), progress=False)
+    outputs = learner.adapt(tasks).predict(tasks)
+
+    assert outputs.probabilities.shape == (6, 12, 2)
+    torch.testing.assert_close(outputs.probabilities.sum(-1), torch.ones(6, 12, dtype=torch.float64))
+    right = outputs.probabilities.argmax(-1) == tasks.y.reshape(6, 12)
+    assert float(right.double().mean()) > 0.85
+
+
+def test_a_loss_of_ones_own_is_gone_down() -> None:
+    def absolute(out: Tensor, y: Tensor) -> Tensor:
+        return (out.squeeze(-1) - y).abs()
+
+    algorithm = MAML(loss=absolute, shots=2, inner_steps=1)
+    net, rows = Functional(network()), rows_of(sines()[:1], torch.float64)
+    one = Rows(*(part[0] for part in rows))
+    expected = (net(net.weights, one.x).squeeze(-1) - one.y).abs().mean()
+    torch.testing.assert_close(algorithm.risk(net, net.weights, one), expected)
+
+
+def test_ragged_queries_end_in_nan() -> None:
+    tasks = sines()
+    outputs = trained(steps=2).adapt(tasks).predict(tasks)
+
+    assert outputs.mean.shape == (4, 9)
+    assert torch.isnan(outputs.mean).sum(1).tolist() == [2, 4, 0, 3]
+    assert bool(torch.isfinite(outputs.loss(tasks)).all())
+
+
+def test_without_observations_the_initialisation_predicts() -> None:
+    learner = trained(steps=2)
+    nobody = bm.Tasks.without_observations(["new"], like=sines())
+    x = torch.tensor([[0.5], [1.0]], dtype=torch.float64)
+
+    torch.testing.assert_close(
+        learner.adapt(nobody).predict(x).mean[0], learner.net(learner.weights, x).squeeze(-1), rtol=1e-12, atol=0
+    )
+
+
+def test_a_stream_is_learnt_from() -> None:
+    stream = bm.Stream(lambda seed: sines(6, (6,), seed=seed))
+    learner = bm.meta.fit(network(), stream, MAML(shots=3, steps=5), progress=False)
+
+    assert learner.steps == 5
+    assert repr(learner).startswith("Learner by MAML: 19 meta-parameters, 5 steps, loss ")
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------
+
+
+def test_too_few_observations_are_named() -> None:
+    with pytest.raises(DataError, match=r"task '(1|3)' has (5|6) observations, and 2 of 4 tasks have no more"):
+        bm.meta.fit(network(), sines(), MAML(shots=6), progress=False)
+
+
+def test_an_inner_loop_that_runs_away_is_said() -> None:
+    with pytest.raises(BayesmetaError, match="inner loop runs away"):
+        bm.meta.fit(network(), sines(), MAML(shots=3, inner_steps=60, inner_learning_rate=1e6), progress=False)
+
+
+def test_a_new_task_that_runs_away_is_named() -> None:
+    wild = bm.Tasks.from_lists([np.full((4, 1), 1e8)], [np.full(4, 1e200)], names=["wild"])
+    with pytest.raises(DataError, match=r"adapting 'wild' ended at a loss of (nan|inf) \(1 of 1 tasks\)"):
+        trained(steps=2).adapt(wild)
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4)), "1 is BatchNorm1d, which keeps running statistics"),
+        (nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5)), "1 is Dropout, which is random"),
+        (nn.Sequential(nn.LazyLinear(4)), "0 is LazyLinear, whose parameters have no shape yet"),
+        (nn.Sequential(nn.Tanh()), "net has no parameters"),
+        (torch.sin, "net must be a torch.nn.Module, got builtin_function_or_method"),
+    ],
+    ids=["batch normalisation", "dropout", "lazy", "no parameters", "no module"],
+)
+def test_a_module_that_is_no_function_of_its_weights_is_refused(net: Any, words: str) -> None:
+    with pytest.raises(HierarchyError, match=words):
+        bm.meta.fit(net, sines(), MAML(shots=2), progress=False)
+
+
+@pytest.mark.changes_rng
+def test_batch_normalisation_by_the_rows_at_hand_is_welcome() -> None:
+    net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 1)).double()
+    assert bm.meta.fit(net, sines(4, (8,)), MAML(shots=4, steps=2), progress=False).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"loss": "hinge"}, "'hinge'.*mse"),
+        ({"inner_steps": -1}, "inner_steps"),
+        ({"inner_learning_rate": 0.0}, "inner_learning_rate must be a number above 0, got 0.0"),
+        ({"schedule": "linear"}, "'linear'.*cosine"),
+    ],
+    ids=["loss", "steps", "rate", "schedule"],
+)
+def test_settings_are_checked(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        MAML(**settings)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0, 1.0, 1.0], [0.0] * 4], ids=["too few", "negative", "zero"])
+def test_weights_are_checked(weights: list[float]) -> None:
+    with pytest.raises(OptionError, match="weights"):
+        bm.meta.fit(network(), sines(), MAML(shots=2), weights=torch.tensor(weights), progress=False)
