@@ -55,6 +55,14 @@ def fit(
         HierarchyError: The functions do not describe a hierarchy that can be fitted.
         DataError: A task without observations.
         OptionError: An unknown preset or setting.
+
+    Example:
+        >>> import bayesmeta as bm
+        >>> people = bm.data.load("sleepstudy")
+        >>> tasks = bm.Tasks.from_frame(people, task="Subject", x="Days", y="Reaction")
+        >>> posterior = bm.fit(bm.families.linear(tasks), tasks, progress=False)
+        >>> posterior.verdict.level, posterior.info.evidence, sorted(posterior.phi)
+        ('fine', 'exact', ['mu', 'sigma', 'tau'])
     """
     config = configured(inference)
     start = time.perf_counter()

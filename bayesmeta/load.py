@@ -39,6 +39,18 @@ def load(path: str | PathLike[str], hierarchy: Hierarchy, *, check: bool = True)
     Raises:
         NotAvailableError: There is no such file.
         FileFormatError: The file is not a saved posterior, or does not fit the hierarchy.
+
+    Example:
+        >>> import tempfile
+        >>> import bayesmeta as bm
+        >>> people = bm.data.load("sleepstudy")
+        >>> tasks = bm.Tasks.from_frame(people, task="Subject", x="Days", y="Reaction")
+        >>> hierarchy = bm.families.linear(tasks)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bm.fit(hierarchy, tasks, progress=False).save(f"{folder}/sleep.nc")
+        ...     posterior = bm.load(f"{folder}/sleep.nc", hierarchy)
+        >>> len(posterior.tasks), posterior.verdict.level
+        (18, 'fine')
     """
     record = read_record(path)
     parts = _read(

@@ -49,6 +49,17 @@ class Posterior:
         weighted: Draws of the fit with the weights of what came since, where it was updated; else None.
 
     Made by `bayesmeta.fit`, `bayesmeta.load` or `update`. S = chains x draws, T = number of tasks.
+
+    Example:
+        >>> import bayesmeta as bm
+        >>> people = bm.data.load("sleepstudy")
+        >>> tasks = bm.Tasks.from_frame(people, task="Subject", x="Days", y="Reaction")
+        >>> posterior = bm.fit(bm.families.linear(tasks), tasks[:15], progress=False)
+        >>> first_days, later = tasks[15:].split(3)
+        >>> adapted = posterior.adapt(first_days)  # three people who are new, without a refit
+        >>> lower, upper = adapted.predict(later).interval(0.9)
+        >>> lower.shape, bool((lower < upper).all())
+        (torch.Size([3, 7]), True)
     """
 
     def __init__(

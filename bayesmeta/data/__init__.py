@@ -71,7 +71,12 @@ def __getattr__(name: str) -> Any:
 
 
 def available() -> list[str]:
-    """The names of all data sets: those that come with the package first."""
+    """The names of all data sets: those that come with the package first.
+
+    Examples:
+        >>> "radon" in available()
+        True
+    """
     return [*BUNDLED, *REMOTE]
 
 
@@ -94,7 +99,12 @@ def load(name: str) -> pd.DataFrame:
 
 
 def describe(name: str) -> str:
-    """What a data set holds, where it comes from, under which terms, and what to cite."""
+    """What a data set holds, where it comes from, under which terms, and what to cite.
+
+    Examples:
+        >>> print(describe("eight_schools").splitlines()[1])
+        8 rows, 8 tasks (school)
+    """
     if name in BUNDLED:
         return f"{BUNDLED[name].text()}\nread from: the package itself"
     if name in REMOTE:

@@ -175,7 +175,21 @@ def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000
 
 
 def score_table(scores: Mapping[str, Score], metrics: tuple[str, ...] = SHOWN) -> pd.DataFrame:
-    """Predictions side by side: a row each, a column per metric and one for its standard error."""
+    """Predictions side by side: a row each, a column per metric and one for its standard error.
+
+    Args:
+        scores: By name, what `score` returned for each.
+        metrics: Which metrics, in this order.
+
+    Examples:
+        >>> from bayesmeta.data import DKTSines
+        >>> env = DKTSines()
+        >>> support, query = env.tasks(50, shots=5, query=20, seed=1)
+        >>> optimal = score(env.optimal(support, query), query)
+        >>> table = score_table({"optimal": optimal, "optimal again": optimal}, ("nll", "rmse"))
+        >>> list(table.columns), len(table)
+        (['nll', 'nll_se', 'rmse', 'rmse_se'], 2)
+    """
     rows = {}
     for name, one in scores.items():
         table = one.table

@@ -12,6 +12,8 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 # The converter leaves no room between the name of a function and what it is applied to.
 FUNCTION = re.compile(r"<m[io][^>]*>(log|exp|det|min|max)</m[io]>(?!<mo stretchy)")
 
+TILDE = "<mi>&#x0007E;</mi>"  # it is a relation, and the converter does not say so
+
 
 def on_page_content(content: str, **_: Any) -> str:
     """Draw the formulas of a page that was rendered."""
@@ -23,4 +25,5 @@ def _drawn(found: re.Match[str]) -> str:
     latex = html.unescape(source).strip()
     display = "block" if bracket == "[" else "inline"
     mathml = FUNCTION.sub(r'<mi>\1</mi><mspace width="0.17em"/>', convert(latex, display=display))
+    mathml = mathml.replace(TILDE, '<mo lspace="0.28em" rspace="0.28em">&#x0223C;</mo>')
     return f'<{wrapper} class="formula" title="{html.escape(latex)}">{mathml}</{wrapper}>'
