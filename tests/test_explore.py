@@ -57,6 +57,8 @@ def test_the_band_is_the_prediction_of_the_adapted_task() -> None:
     assert shown["band"]["lower"] == lower[0].tolist()
     assert shown["band"]["upper"] == upper[0].tolist()
     assert shown["before"]["mean"] != shown["band"]["mean"]
+    assert shown["limits"][0] <= min(shown["before"]["lower"])
+    assert shown["limits"][1] >= max(*shown["before"]["upper"], *shown["band"]["upper"], 2.5)
 
 
 def test_without_points_the_band_is_that_of_the_population() -> None:

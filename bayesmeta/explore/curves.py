@@ -45,12 +45,12 @@ def observations(task: Tasks) -> dict[str, Any]:
     return {"x": x[pick].tolist(), "y": task.y[pick].tolist(), "count": len(task.y)}
 
 
-def limits(outcome: Quantity, bands: Curve, y: Sequence[float]) -> list[float]:
-    """Ends of the vertical axis: the data of all tasks and of this one, and the band as far as it is near them."""
+def limits(outcome: Quantity, bands: Sequence[Curve], y: Sequence[float]) -> list[float]:
+    """Ends of the vertical axis: the data of all tasks and of this one, and bands as far as they are near them."""
     if outcome.is_binary:
         return [-0.08, 1.08]
     room = BEYOND * (outcome.high - outcome.low)
-    ends = [value for name in ("lower", "upper") for value in bands[name] if value is not None]
+    ends = [value for one in bands for name in ("lower", "upper") for value in one[name] if value is not None]
     near = [min(max(value, outcome.low - room), outcome.high + room) for value in ends]
     every = [outcome.low, outcome.high, *near, *y]
     return [min(every), max(every)]

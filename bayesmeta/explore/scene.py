@@ -90,22 +90,23 @@ class Scene:
     def _shown(self, state: State) -> dict[str, Any]:
         subject, level = self.subject, self.settings.level
         adapted, nobody = self._adapt(subject.tasks(state)), self._nobody(state)
-        now, seen = band(subject, adapted, state, level), observations(subject.seen(state.task))
+        now, before = band(subject, adapted, state, level), self._band_before(nobody, state)
+        seen = observations(subject.seen(state.task))
         shown = {
             "state": state.plain(),
             "band": now,
-            "before": self._band_before(nobody, state),
+            "before": before,
             "seen": seen,
-            "limits": limits(subject.outcome, now, [*seen["y"], *(point.y for point in state.points)]),
+            "limits": limits(subject.outcome, [now, before], [*seen["y"], *(point.y for point in state.points)]),
             "theta": None,
             "words": "",
             "method": adapted.method,
         }
         if subject.elements:
             element = subject.elements[state.element]
-            after, before = of_element(adapted, element)[:, 0], of_element(nobody, element)[:, 0]
-            shown["theta"] = densities(element, after, before, self._of_fit(element))
-            shown["words"] = theta_in_words(element.label, after, before, level)
+            draws, first = of_element(adapted, element)[:, 0], of_element(nobody, element)[:, 0]
+            shown["theta"] = densities(element, draws, first, self._of_fit(element))
+            shown["words"] = theta_in_words(element.label, draws, first, level)
         self.state, self.adapted = state, adapted
         return shown
 

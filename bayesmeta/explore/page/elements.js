@@ -1,6 +1,7 @@
 // Elements of the page, and numbers on it: nothing here knows what is shown.
 
 const NS = "http://www.w3.org/2000/svg";
+const TYPED = 10; // digits of a number in a field; elsewhere fewer are enough
 
 // --- elements -----------------------------------------------------------------------------------------------------
 
@@ -23,7 +24,7 @@ function svg(tag, attributes = {}, text = "") {
 
 function numberInput(label, value, onValue, attributes = {}) {
   const input = html("input", { type: "number", step: "any", "aria-label": label, ...attributes });
-  input.value = show(value);
+  input.value = show(value, TYPED);
   input.addEventListener("input", () => {
     const valid = input.value.trim() !== "" && Number.isFinite(input.valueAsNumber);
     input.setAttribute("aria-invalid", String(!valid));
@@ -34,7 +35,9 @@ function numberInput(label, value, onValue, attributes = {}) {
 
 // --- numbers ------------------------------------------------------------------------------------------------------
 
-const show = (value) => String(Number(value.toPrecision(4)));
+function show(value, digits = 4) {
+  return String(Number(value.toPrecision(Math.max(digits, Math.ceil(Math.log10(Math.abs(value) + 1))))));
+}
 
 function ticks(low, high, count = 6) {
   const raw = (high - low) / count || 1;
@@ -55,7 +58,10 @@ function scale(low, high, from, to) {
 
 function snap(value, quantity) {
   if (quantity.kind === "whole") return Math.round(value);
-  if (quantity.kind !== "levels") return Number(value.toPrecision(6));
+  if (quantity.kind === "real") {
+    const unit = 10 ** Math.floor(Math.log10((quantity.high - quantity.low) / 500));
+    return Number((Math.round(value / unit) * unit).toPrecision(12));
+  }
   return quantity.values.reduce((best, one) => (Math.abs(one - value) < Math.abs(best - value) ? one : best));
 }
 

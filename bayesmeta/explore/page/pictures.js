@@ -24,7 +24,7 @@ function axis(box, x, at, name) {
   const made = [svg("line", { x1: box.left, x2: box.width - box.right, y1: floor, y2: floor, stroke: BLACK })];
   for (const value of at) {
     made.push(svg("line", { x1: x(value), x2: x(value), y1: floor, y2: floor + 5, stroke: BLACK }));
-    made.push(svg("text", { x: x(value), y: floor + 19, "text-anchor": "middle" }, show(value)));
+    made.push(svg("text", { x: x(value), y: floor + 19, "text-anchor": "middle" }, show(value, TYPED)));
   }
   return [...made, svg("text", { x: middle, y: box.height - 8, "text-anchor": "middle", class: "bm-name" }, name)];
 }
@@ -33,7 +33,7 @@ function upright(box, y, at, name) {
   const made = [svg("line", { x1: box.left, x2: box.left, y1: box.top, y2: box.height - box.bottom, stroke: BLACK })];
   for (const value of at) {
     made.push(svg("line", { x1: box.left - 5, x2: box.left, y1: y(value), y2: y(value), stroke: BLACK }));
-    made.push(svg("text", { x: box.left - 8, y: y(value) + 4, "text-anchor": "end" }, show(value)));
+    made.push(svg("text", { x: box.left - 8, y: y(value) + 4, "text-anchor": "end" }, show(value, TYPED)));
   }
   const transform = `translate(14 ${(box.top + box.height - box.bottom) / 2}) rotate(-90)`;
   return [...made, svg("text", { transform, "text-anchor": "middle", class: "bm-name" }, name)];
@@ -47,16 +47,19 @@ function outline(rows, x, y) {
 function rowsOf(curve, column, x) {
   const at = column ? curve.x : [x.low, x.high];
   const value = (name, k) => (curve[name] ? curve[name][column ? k : 0] : null);
-  const rows = at.map((one, k) => ({ x: one, mean: value("mean", k), lower: value("lower", k), upper: value("upper", k) }));
+  const rows = at.map((one, k) => {
+    return { x: one, mean: value("mean", k), lower: value("lower", k), upper: value("upper", k) };
+  });
   return rows.filter((row) => row.mean !== null);
 }
 
 function band(rows, x, y, { stroke, fill, opacity }) {
   const known = rows.filter((row) => row.lower !== null && row.upper !== null);
   const there = known.map((row) => [row.x, row.upper]), back = known.map((row) => [row.x, row.lower]).reverse();
+  const middle = outline(rows.map((row) => [row.x, row.mean]), x, y);
   return [
     svg("polygon", { points: outline([...there, ...back], x, y), fill, "fill-opacity": opacity }),
-    svg("polyline", { points: outline(rows.map((row) => [row.x, row.mean]), x, y), fill: "none", stroke, "stroke-width": 2 }),
+    svg("polyline", { points: middle, fill: "none", stroke, "stroke-width": 2 }),
   ];
 }
 

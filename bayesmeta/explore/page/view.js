@@ -1,8 +1,8 @@
 // The page of `posterior.explore()`: it draws what Python has computed, and tells Python what was dragged or typed.
 //
-// Python holds the state. A change is drawn here at once where it is a point that moves, and sent as `asked`; the answer
-// comes as `shown`, and its state replaces ours unless something has moved since. One question is under way at a time,
-// and only the newest of those that wait is asked next, so that a slow model lags but never queues.
+// Python holds the state. A change is drawn here at once where it is a point that moves, and sent as `asked`; the
+// answer comes as `shown`, and its state replaces ours unless something has moved since. One question is under way at a
+// time, and only the newest of those that wait is asked next, so that a slow model lags but never queues.
 
 const MOST_OPTIONS = 200, CLICK = 5, PATIENCE = 400;
 
@@ -34,6 +34,7 @@ function render({ model, el }) {
       return;
     }
     view.waiting = message.id;
+    parts.root.dataset.waiting = "true";
     view.clock = setTimeout(() => parts.root.classList.add("bm-busy"), PATIENCE);
     model.set("asked", message);
     model.save_changes();
@@ -46,6 +47,7 @@ function render({ model, el }) {
       view.waiting = null;
       clearTimeout(view.clock);
       parts.root.classList.remove("bm-busy");
+      delete parts.root.dataset.waiting;
     }
     parts.error.textContent = shown.error;
     if (!shown.error) view.shown = shown;
@@ -54,9 +56,8 @@ function render({ model, el }) {
     draw();
     if (!moving) say(shown);
     if (ours && view.next) {
-      const message = view.next;
+      send(view.next);
       view.next = null;
-      send(message);
     }
   }
 
@@ -86,16 +87,17 @@ function render({ model, el }) {
     found.copy = html("button", { type: "button", onclick: () => ask({ copy: true }) }, "Copy to a new task");
     found.add = html("button", { type: "button", class: "bm-add", onclick: addTyped }, "Add an observation");
     found.clear = html("button", { type: "button", onclick: () => move([], true) }, "Remove all");
+    const table = html("table", {}, html("caption", {}, "New observations"), html("thead", {}, head), found.rows);
     found.observations = html(
       "section", { class: "bm-observations" },
-      html("table", {}, html("caption", {}, "New observations"), html("thead", {}, head), found.rows),
+      html("div", { class: "bm-rows" }, table),
       html("p", {}, found.add, " ", found.clear, " ", found.copy),
       html("details", {}, html("summary", {}, "The prediction as a table"), found.table),
     );
     found.root = html(
       "div", { class: "bm-explore", role: "group", "aria-label": "Explore the posterior" },
       found.controls, found.error,
-      html("div", { class: "bm-pictures" }, found.prediction.root, ...(setup.elements.length ? [found.theta.root] : [])),
+      html("div", { class: "bm-pictures" }, found.prediction.root, setup.elements.length ? found.theta.root : ""),
       found.legend, found.words, found.novelty, found.notes, found.live, found.observations,
     );
     listen(found.prediction.root);
@@ -103,7 +105,7 @@ function render({ model, el }) {
   }
 
   function select(label, options, chosen, onChoice) {
-    const box = html("select", { onchange: () => onChoice(box.value) });
+    const box = html("select", { "aria-label": label, onchange: () => onChoice(box.value) });
     for (const [group, names] of options) {
       const items = names.map(([value, text]) => html("option", { value, selected: value === String(chosen) }, text));
       box.append(...(group ? [html("optgroup", { label: group }, ...items)] : items));
@@ -121,13 +123,17 @@ function render({ model, el }) {
     }
     const options = [setup.new, ...setup.more, ...setup.fit].map((value) => html("option", { value }));
     const list = html("datalist", { id: `${key}-tasks` }, ...options);
-    const box = html("input", { list: `${key}-tasks`, value: view.state.task, onchange: () => choose(box.value) });
-    return html("label", {}, `${setup.noun} (${setup.count.toLocaleString("en")}: type a name) `, box, list);
+    const label = { "aria-label": setup.noun, list: `${key}-tasks` };
+    const box = html("input", { ...label, value: view.state.task, onchange: () => choose(box.value) });
+    return html("label", {}, `${setup.noun} (one of ${setup.count.toLocaleString("en")}, by name) `, box, list);
   }
 
   function drawControls() {
-    if (parts.controls.contains(document.activeElement) && document.activeElement.tagName === "INPUT") return;
-    const { state } = view, focused = [...parts.controls.querySelectorAll("select")].indexOf(document.activeElement);
+    const { state } = view, chosen = JSON.stringify([state.task, state.column, state.element]);
+    const typing = parts.controls.contains(document.activeElement) && document.activeElement.tagName === "INPUT";
+    if (typing && chosen === view.chosen) return;
+    view.chosen = chosen;
+    const focused = [...parts.controls.querySelectorAll("select")].indexOf(document.activeElement);
     const made = [chooseTask()];
     for (const one of setup.contexts) {
       const change = (value) => ask({ context: { ...view.state.context, [one.name]: value } });
@@ -200,7 +206,8 @@ function render({ model, el }) {
   }
 
   function append(inputs, y) {
-    if (view.state.points.length < setup.most) move([...view.state.points, { x: inputs, y: snap(y, setup.outcome) }], true);
+    if (view.state.points.length >= setup.most) return;
+    move([...view.state.points, { x: inputs, y: snap(y, setup.outcome) }], true);
   }
 
   function addAt(event) {
@@ -272,7 +279,8 @@ function render({ model, el }) {
   function drawPrediction() {
     const { back, curves, box } = parts.prediction, { shown, state, x, y } = view, column = setup.columns[state.column];
     const levels = column?.kind === "levels";
-    const across = levels ? column.values : ticks(column ? x.low : 1, x.high).filter((at) => column || at === Math.round(at));
+    const even = ticks(column ? x.low : 1, x.high).filter((at) => column || at === Math.round(at));
+    const across = levels ? column.values : even;
     const up = setup.outcome.binary ? [0, 0.5, 1] : ticks(y.low, y.high);
     const name = setup.outcome.binary ? `probability that ${setup.outcome.name} = 1` : setup.outcome.name;
     back.replaceChildren(...axis(box, x, across, column?.name ?? "observation"), ...upright(box, y, up, name));
@@ -281,7 +289,8 @@ function render({ model, el }) {
       return levels ? bars(rows, x, y, style, stepOf(column)) : band(rows, x, y, style);
     };
     const seen = shown.seen.x.map((inputs, k) => {
-      return svg("circle", { cx: view.place({ x: inputs }, k), cy: y(shown.seen.y[k]), r: 3.2, fill: BLACK, "fill-opacity": 0.65 });
+      const at = { cx: view.place({ x: inputs }, k), cy: y(shown.seen.y[k]) };
+      return svg("circle", { ...at, r: 3.2, fill: BLACK, "fill-opacity": 0.65 });
     });
     curves.replaceChildren(...draw(shown.before, BEFORE), ...draw(shown.band, AFTER), ...seen);
   }
@@ -315,7 +324,7 @@ function render({ model, el }) {
     state.points.forEach((point, k) => {
       const inputs = rows.children[k].querySelectorAll("input");
       [...point.x, point.y].forEach((value, j) => {
-        if (inputs[j] !== document.activeElement) inputs[j].value = show(value);
+        if (inputs[j] !== document.activeElement) inputs[j].value = show(value, TYPED);
       });
     });
     const full = state.points.length >= setup.most;
@@ -334,18 +343,19 @@ function render({ model, el }) {
     };
     const names = [...setup.columns.map((one) => one.name), setup.outcome.name];
     const cells = names.map((name, j) => html("td", {}, numberInput(`${name} of observation ${k + 1}`, 0, change(j))));
-    const button = html("button", { type: "button", "aria-label": `Remove observation ${k + 1}`, onclick: () => remove(k) }, "×");
+    const label = `Remove observation ${k + 1}`;
+    const button = html("button", { type: "button", "aria-label": label, onclick: () => remove(k) }, "×");
     return html("tr", {}, html("th", { scope: "row" }, String(k + 1)), ...cells, html("td", {}, button));
   }
 
   function drawPredictionTable() {
-    const { band: curve } = view.shown, column = setup.columns[view.state.column], most = 7;
-    const picks = [...new Set(Array.from({ length: most }, (_, k) => Math.round((k * (curve.x.length - 1)) / (most - 1))))];
+    const { band: curve } = view.shown, column = setup.columns[view.state.column], last = curve.x.length - 1;
+    const picks = [...new Set([0, 1, 2, 3, 4, 5, 6].map((k) => Math.round((k * last) / 6)))];
     const head = [...(column ? [column.name] : []), "mean", ...(curve.lower ? ["lower", "upper"] : [])];
     const cell = (value) => html("td", {}, value === null ? "" : show(value));
     const body = picks.map((k) => {
-      const values = [...(column ? [curve.x[k]] : []), curve.mean[k], ...(curve.lower ? [curve.lower[k], curve.upper[k]] : [])];
-      return html("tr", {}, ...values.map(cell));
+      const ends = curve.lower ? [curve.lower[k], curve.upper[k]] : [];
+      return html("tr", {}, ...[...(column ? [curve.x[k]] : []), curve.mean[k], ...ends].map(cell));
     });
     const caption = `What an observation will be (${setup.outcome.name}), with ${percent()} intervals`;
     parts.table.replaceChildren(
