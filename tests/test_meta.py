@@ -26,13 +26,15 @@ ALGORITHMS = {
     "ANIL": bm.meta.ANIL(inner_steps=3, inner_learning_rate=0.1),
     "BOIL": bm.meta.BOIL(inner_steps=3, inner_learning_rate=0.1),
     "MetaSGD": bm.meta.MetaSGD(inner_steps=3, inner_learning_rate=0.1),
+    "MAML++": bm.meta.MAMLPlusPlus(inner_steps=3, inner_learning_rate=0.1).at(0.05),
+    "CAVIA": bm.meta.CAVIA(inner_steps=3, size=2),
 }
 
 
-def network(outputs: int = 1, seed: int = 0) -> nn.Module:
+def network(outputs: int = 1, inputs: int = 1, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, outputs)).double()
+        return nn.Sequential(nn.Linear(inputs, 6), nn.Tanh(), nn.Linear(6, outputs)).double()
 
 
 def sines(count: int = 4, sizes: tuple[int, ...] = (7, 5, 9, 6), seed: int = 0) -> bm.Tasks:
@@ -55,7 +57,7 @@ def parts(tasks: bm.Tasks, shots: int = 3) -> Episodes:
 
 def gradient(algorithm: Algorithm, tasks: bm.Tasks, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The meta-objective and its gradient as one vector, at the initial meta-parameters."""
-    net = Functional(network())
+    net = Functional(network(inputs=3 if isinstance(algorithm, bm.meta.CAVIA) else 1))
     meta, found = algorithm.begin(net), parts(tasks)
     weight = torch.ones(len(tasks), dtype=torch.float64) if weight is None else weight
     value, grad = algorithm.value_and_grad(net, meta, found, weight)
@@ -85,7 +87,7 @@ def by_plain_loop(algorithm: Algorithm, tasks: bm.Tasks) -> tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_the_meta_gradient_is_that_of_finite_differences(name: str) -> None:
-    algorithm, net = ALGORITHMS[name], Functional(network())
+    algorithm, net = ALGORITHMS[name], Functional(network(inputs=3 if name == "CAVIA" else 1))
     meta, found = algorithm.begin(net), parts(sines())
     flat, weight = Flat(meta), torch.ones(4, dtype=torch.float64)
     u = flat.vector(meta)
@@ -142,6 +144,37 @@ def test_reptile_moves_to_where_descent_on_all_rows_ends() -> None:
     expected = flat.vector(net.weights) - torch.stack([flat.vector(end) for end in ends]).mean(0)
 
     torch.testing.assert_close(move, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_implicit_gradient_is_that_of_the_bottom_of_the_bowl() -> None:
+    """Finite differences of the query loss at the bottom; few steps of conjugate gradients do not give it."""
+    algorithm = bm.meta.IMAML(inner_steps=400, inner_learning_rate=0.2, regularisation=1.5, cg_steps=19)
+    net, found, weight = Functional(network()), parts(sines()), torch.ones(4, dtype=torch.float64)
+    flat = Flat(net.weights)
+    u = flat.vector(net.weights)
+    _, grad = gradient(algorithm, sines())
+    _, rough = gradient(replace(algorithm, cg_steps=1), sines())
+
+    def value(u: Tensor) -> float:
+        return float(algorithm.value_and_grad(net, flat.named(u), found, weight)[0])
+
+    direction = torch.randn(len(u), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope = (value(u + 1e-4 * direction) - value(u - 1e-4 * direction)) / 2e-4
+    assert slope == pytest.approx(float(grad @ direction), rel=1e-5)
+    assert slope != pytest.approx(float(rough @ direction), rel=1e-2)
+
+
+def test_maml_plus_plus_begins_with_all_inner_steps_and_ends_as_maml() -> None:
+    algorithm = bm.meta.MAMLPlusPlus(inner_steps=3, inner_learning_rate=0.1, multi_step=0.5, first_order_until=0.2)
+    value, _ = gradient(algorithm.at(1.0), sines())
+    expected, _ = gradient(ALGORITHMS["MAML"], sines())
+    losses = [gradient(replace(ALGORITHMS["MAML"], inner_steps=k), sines())[0] for k in (1, 2, 3)]
+    early, _ = gradient(algorithm.at(0.0), sines())
+
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(early, torch.stack(losses).mean(), rtol=1e-12, atol=0)
+    assert algorithm.at(0.1).first_order
+    assert not algorithm.at(0.3).first_order
 
 
 def test_tasks_count_by_their_weights() -> None:

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.anil import ANIL, BOIL
+from bayesmeta.meta.cavia import CAVIA
+from bayesmeta.meta.imaml import IMAML
 from bayesmeta.meta.learner import Adapted, Learner
 from bayesmeta.meta.maml import MAML
+from bayesmeta.meta.maml_plus_plus import MAMLPlusPlus
 from bayesmeta.meta.meta_sgd import MetaSGD
 from bayesmeta.meta.predicting import Outputs
 from bayesmeta.meta.reptile import Reptile
 from bayesmeta.meta.training import fit
 
-__all__ = ["ANIL", "BOIL", "MAML", "Adapted", "Algorithm", "Learner", "MetaSGD", "Outputs", "Reptile", "fit"]
+__all__ = [
+    "ANIL",
+    "BOIL",
+    "CAVIA",
+    "IMAML",
+    "MAML",
+    "Adapted",
+    "Algorithm",
+    "Learner",
+    "MAMLPlusPlus",
+    "MetaSGD",
+    "Outputs",
+    "Reptile",
+    "fit",
+]

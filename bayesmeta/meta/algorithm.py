@@ -1,8 +1,8 @@
 """What all algorithms share: their settings, and the meta-objective that training goes down.
 
-An algorithm says what its meta-parameters are (`begin`), how a task adapts them (`adapted`) and what a task adds to the
-meta-objective (`objective`: by default the query loss after adaptation). Where the gradient of that objective is not
-what an algorithm follows, it has a `value_and_grad` of its own.
+An algorithm says what its meta-parameters are (`begin`), how a task adapts them (`adapted`), what a task then makes of
+an input (`forward`) and what it adds to the meta-objective (`objective`: by default the query loss after adaptation).
+Where the gradient of that objective is not what an algorithm follows, it has a `value_and_grad` of its own.
 """
 
 from __future__ import annotations
@@ -80,6 +80,14 @@ class Algorithm:
         """The meta-parameters before training: the module's own weights."""
         return dict(net.weights)
 
+    def at(self, done: float) -> Algorithm:
+        """The algorithm when that share of the steps is done: what changes in the course of training says so here."""
+        return self
+
+    def forward(self, net: Functional, weights: Weights, x: Tensor) -> Tensor:
+        """What a task with these weights makes of its rows x (n, ...)."""
+        return net(weights, x)
+
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """The weights of one task after so many steps on its support."""
         return descend(lambda weights: self.risk(net, weights, support), meta, self.inner_learning_rate, steps)
@@ -102,4 +110,4 @@ class Algorithm:
 
     def risk(self, net: Functional, weights: Weights, rows: Rows) -> Tensor:
         """The mean loss of one task's rows, ()."""
-        return masked_mean(loss_of(self.loss)(net(weights, rows.x), rows.y), rows.mask)
+        return masked_mean(loss_of(self.loss)(self.forward(net, weights, rows.x), rows.y), rows.mask)

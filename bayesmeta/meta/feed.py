@@ -20,10 +20,11 @@ WATCHED = 1  # added to the seed: which rows of watched tasks are support is dra
 
 @dataclass(frozen=True)
 class Part:
-    """The episodes of a step, and the weight of each task (B,)."""
+    """The episodes of a step, the weight of each task (B,), and the number of the step."""
 
     episodes: Episodes
     weight: Tensor
+    step: int
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Feed:
     def part(self, step: int) -> Part:
         """The episodes of a step, from 0."""
         tasks, weight = self._batch(step)
-        return Part(episodes(tasks, self.shots, seed_of(self.seed, step), self.dtype), weight.to(self.dtype))
+        return Part(episodes(tasks, self.shots, seed_of(self.seed, step), self.dtype), weight.to(self.dtype), step)
 
     def _batch(self, step: int) -> tuple[Tasks, Tensor]:
         if isinstance(self.tasks, Stream):
@@ -97,7 +98,7 @@ def feed_of(
         feed.part(0)
     if watched is None:
         return feed, None
-    return feed, Part(episodes(watched, shots, seed + WATCHED, dtype), torch.ones(len(watched), dtype=dtype))
+    return feed, Part(episodes(watched, shots, seed + WATCHED, dtype), torch.ones(len(watched), dtype=dtype), 0)
 
 
 def _checked(tasks: Tasks, weights: Tensor | None) -> Tensor | None:

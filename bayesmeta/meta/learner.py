@@ -114,8 +114,13 @@ class Adapted:
         pick = torch.tensor([self.tasks.index(name) for name in query.names])
         rows = rows_of(query, self.learner.net.dtype)
         weights = {name: value[pick] for name, value in self.weights.items()}
-        out = torch.func.vmap(self.learner.net)(weights, rows.x)
-        return Outputs(query, out.detach(), rows.mask, self.learner.algorithm.loss)
+        learner = self.learner
+
+        def one(weights: Weights, x: Tensor) -> Tensor:
+            return learner.algorithm.forward(learner.net, weights, x)
+
+        out = torch.func.vmap(one)(weights, rows.x)
+        return Outputs(query, out.detach(), rows.mask, learner.algorithm.loss)
 
     def __repr__(self) -> str:
         return f"Adapted by {type(self.learner.algorithm).__name__}: {len(self.tasks):,} tasks"

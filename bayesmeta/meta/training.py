@@ -19,10 +19,11 @@ from bayesmeta.infer import ensemble_checkpoint
 from bayesmeta.infer.ensemble import Ensemble
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.feed import Part, feed_of
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.learner import Learner
-from bayesmeta.meta.module import Functional
+from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.streams import Stream
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread
@@ -43,7 +44,8 @@ class _Climb:
 
     def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""
-        value, grad = self.algorithm.value_and_grad(self.net, self.flat.named(u[0]), part.episodes, part.weight)
+        algorithm = self.algorithm.at(part.step / self.algorithm.steps)
+        value, grad = algorithm.value_and_grad(self.net, self.flat.named(u[0]), part.episodes, part.weight)
         return -value.detach().unsqueeze(0), -self.flat.vector(grad).detach().unsqueeze(0)
 
 
@@ -108,7 +110,7 @@ def fit(
             if path is not None:
                 ensemble_checkpoint.write(path, state, history, run)
 
-        look = None if watched is None else lambda u: climb(u, watched)[0]
+        look = None if watched is None else lambda u: -_loss(algorithm, function, flat.named(u[0]), watched)
         moves = torch.ones_like(u[0])
         trainer = Trainer(_plan(algorithm), climb, feed, moves, look, keep, steps_to(step), _words)
         state = trainer.run(state, history)
@@ -119,6 +121,16 @@ def fit(
         warnings.warn(f"{what}: the learner is as it was then", BayesmetaWarning, stacklevel=2)
     seconds = time.perf_counter() - begin
     return Learner(function, algorithm, flat.named(settled), _curves(history), state.step, seconds)
+
+
+def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -> Tensor:
+    """The mean query loss of watched tasks after adaptation, as new tasks adapt (1,)."""
+    steps = algorithm.inner_steps if algorithm.adapt_steps is None else algorithm.adapt_steps
+
+    def one(support: Rows, query: Rows) -> Tensor:
+        return algorithm.risk(net, algorithm.adapted(net, meta, support, steps), query)
+
+    return torch.func.vmap(one)(*watched.episodes).mean().unsqueeze(0)
 
 
 def _plan(algorithm: Algorithm) -> Ensemble:
