@@ -21,7 +21,15 @@ from tests import pages
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 # Whose code takes longer than a few seconds; what they show is tested elsewhere too.
-SLOW = {"families.md", "howto/diagnosing.md", "howto/many.md", "howto/outcomes.md", "population.md", "training.md"}
+SLOW = {
+    "families.md",
+    "howto/diagnosing.md",
+    "howto/looking.md",
+    "howto/many.md",
+    "howto/outcomes.md",
+    "population.md",
+    "training.md",
+}
 
 
 class Links(HTMLParser):
@@ -87,7 +95,7 @@ def test_the_site_is_built_strictly_and_every_link_leads_somewhere(tmp_path: Pat
     assert all(f"notebooks/{path.stem}.html" in text for path in (ROOT / "notebooks").glob("*.ipynb"))
     reference = "".join(page for name, page in text.items() if name.startswith("api/"))
     assert [name for name in bm.__all__ if f">bm.{name}" not in reference] == []
-    for package in (bm.plot, bm.families, bm.data):
+    for package in (bm.plot, bm.families, bm.data, bm.meta):
         called = package.__name__.replace("bayesmeta", "bm")
         assert [name for name in package.__all__ if f">{called}.{name}" not in reference] == []
 
