@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import bayesmeta as bm
-from bayesmeta.errors import BayesmetaError, DataError, FileFormatError, HierarchyError, OptionError, UnknownNameError
+from bayesmeta.errors import (
+    BayesmetaError,
+    DataError,
+    FileFormatError,
+    HierarchyError,
+    NotAvailableError,
+    OptionError,
+    UnknownNameError,
+)
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
 from bayesmeta.meta.flat import Flat
@@ -307,6 +316,40 @@ def test_without_observations_the_initialisation_predicts() -> None:
     torch.testing.assert_close(
         learner.adapt(nobody).predict(x).mean[0], learner.net(learner.weights, x).squeeze(-1), rtol=1e-12, atol=0
     )
+
+
+def test_predictions_are_scored_beside_those_of_any_posterior() -> None:
+    """Normal with the error of other tasks: SciPy's density, and right on the whole for new tasks."""
+    support, query = sines(150, (9,), seed=8).split(3)
+    learner = trained(steps=200)
+    outputs = learner.adapt(support).predict(query)
+    found = bm.score(outputs, query)
+    y, there = torch.stack([task.y for task in query]).numpy(), stats.norm(outputs.mean.numpy(), outputs.sd.numpy())
+
+    assert found["rmse"] == pytest.approx(float(np.sqrt(np.square(y - outputs.mean.numpy()).mean())), rel=1e-6)
+    assert found["nll"] == pytest.approx(-there.logpdf(y).mean(), rel=1e-6)
+    np.testing.assert_allclose(outputs.cdf(query).numpy(), there.cdf(y), rtol=1e-6)
+    np.testing.assert_allclose(outputs.quantile(0.9).numpy(), there.ppf(0.9), rtol=1e-6)
+    drawn = bm.score(_Draws(outputs), query)
+    assert found["crps"] == pytest.approx(drawn["crps"], rel=0.02)
+    assert found["rmse"] == pytest.approx(float(learner.noise or 0.0), rel=0.35)
+
+
+class _Draws:
+    """The same prediction without a CRPS of its own: `score` takes draws."""
+
+    def __init__(self, outputs: bm.meta.Outputs) -> None:
+        self.names, self.mean = outputs.names, outputs.mean
+        self.quantile, self.sample, self.log_prob = outputs.quantile, outputs.sample, outputs.log_prob
+
+
+def test_without_a_squared_loss_errors_are_not_known() -> None:
+    algorithm = MAML(loss="cross_entropy", shots=6, steps=2)
+    outputs = bm.meta.fit(network(2), classes(), algorithm, progress=False).adapt(classes()).predict(classes())
+    with pytest.raises(NotAvailableError, match="classes, which have no mean"):
+        _ = outputs.mean
+    with pytest.raises(NotAvailableError, match="loss='mse' alone"):
+        _ = outputs.sd
 
 
 def test_a_stream_is_learnt_from() -> None:

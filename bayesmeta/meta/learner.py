@@ -29,6 +29,8 @@ class Learner:
         curves: ``loss`` by step; ``validation`` at the steps ``looks``.
         steps: Steps that were taken.
         seconds: What they took.
+        noise: The root of the mean squared error on the query of training tasks, after adaptation, which predictions
+            have as their standard deviation; None where the loss is not a squared one.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class Learner:
         curves: Mapping[str, npt.NDArray[Any]],
         steps: int,
         seconds: float,
+        *,
+        noise: float | None = None,
     ) -> None:
         self.net = net
         self.algorithm = algorithm
@@ -46,6 +50,7 @@ class Learner:
         self.curves = dict(curves)
         self.steps = steps
         self.seconds = seconds
+        self.noise = noise
 
     def adapt(self, tasks: Tasks, *, steps: int | None = None) -> Adapted:
         """Weights of new tasks, by gradient steps on all of their observations.
@@ -120,7 +125,7 @@ class Adapted:
             return learner.algorithm.forward(learner.net, weights, x)
 
         out = torch.func.vmap(one)(weights, rows.x)
-        return Outputs(query, out.detach(), rows.mask, learner.algorithm.loss)
+        return Outputs(query, out.detach(), rows.mask, learner.algorithm.loss, learner.noise)
 
     def __repr__(self) -> str:
         return f"Adapted by {type(self.learner.algorithm).__name__}: {len(self.tasks):,} tasks"

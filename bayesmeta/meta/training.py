@@ -20,7 +20,7 @@ from bayesmeta.infer.ensemble import Ensemble
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.feed import Part, feed_of
+from bayesmeta.meta.feed import Feed, Part, feed_of
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.learner import Learner
 from bayesmeta.meta.module import Functional, Weights
@@ -31,6 +31,7 @@ from bayesmeta.track import bar, steps_to
 
 __all__ = ["fit"]
 
+LAST = 20  # steps whose tasks say how large errors are where none are watched
 RECENT = 50  # steps that the words of the progress bar are averaged over
 
 
@@ -116,11 +117,13 @@ def fit(
         state = trainer.run(state, history)
         keep(state, history)
         settled = trainer.settled(state)[0]
+        found_at = flat.named(settled)
+        noise = _noise(algorithm, function, found_at, feed, watched, state.step)
     if history.interrupted:
         what = f"training was interrupted after {state.step:,} of {algorithm.steps:,} steps"
         warnings.warn(f"{what}: the learner is as it was then", BayesmetaWarning, stacklevel=2)
     seconds = time.perf_counter() - begin
-    return Learner(function, algorithm, flat.named(settled), _curves(history), state.step, seconds)
+    return Learner(function, algorithm, found_at, _curves(history), state.step, seconds, noise=noise)
 
 
 def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -> Tensor:
@@ -131,6 +134,16 @@ def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -
         return algorithm.risk(net, algorithm.adapted(net, meta, support, steps), query)
 
     return torch.func.vmap(one)(*watched.episodes).mean().unsqueeze(0)
+
+
+def _noise(
+    algorithm: Algorithm, net: Functional, meta: Weights, feed: Feed, watched: Part | None, steps: int
+) -> float | None:
+    """The error left after adaptation where the loss is a squared one: of watched tasks, or of the last steps."""
+    if algorithm.loss != "mse":
+        return None
+    parts = [feed.part(step) for step in range(max(0, steps - LAST), steps)] if watched is None else [watched]
+    return float(torch.cat([_loss(algorithm, net, meta, part) for part in parts]).mean().sqrt())
 
 
 def _plan(algorithm: Algorithm) -> Ensemble:
