@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -15,14 +16,17 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import same_color
+from scipy import stats
 from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta.errors import OptionError, UnknownNameError
+from bayesmeta.evidence import Joint
 from bayesmeta.plot import shrinkage
-from bayesmeta.plot.style import BLUE, GREY
+from bayesmeta.plot.style import BLACK, BLUE, GREY
 from tests.fitted import tiny
-from tests.scenarios import correlated, log_normal, normal_normal
+from tests.plot_records import check, resembles
+from tests.scenarios import CURVED, SCENARIOS, correlated, log_normal, normal_normal
 from tests.test_posterior import plates
 from tests.truth import Array
 
@@ -120,12 +124,109 @@ def test_tasks_that_are_linear_in_their_logarithms_have_pooled_estimates_too() -
     np.testing.assert_allclose(rings[:, 1], np.array(alone)[order], rtol=1e-6)
 
 
-def test_after_a_joint_fit_the_posterior_stands_by_itself() -> None:
-    ax = shrinkage(tiny("normal_normal", "joint"))
+@cache
+def curved(name: str) -> bm.Posterior:
+    scenario = CURVED[name]()
+    return bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=200), progress=False)
 
-    assert words(ax) == ["task in the population: median and 90% interval"]
-    assert len(scattered(ax, BLUE)) == 8
+
+@pytest.mark.parametrize("name", ["beta_binomial", "poisson_gamma"])
+def test_where_theta_is_a_rate_a_task_alone_is_its_share_of_hits_or_counts(name: str) -> None:
+    posterior = curved(name)
+    ax = shrinkage(posterior)
+    drawn = check(ax)
+    order = np.argsort(posterior.tasks.sizes.numpy(), kind="stable")
+    hits = np.array([float(task.y.sum()) for task in posterior.tasks])
+    trials = np.array([float(task.x.sum()) for task in posterior.tasks])
+
+    assert 0.0 in hits, "whose logarithm falls without end"
+    np.testing.assert_allclose(scattered(ax, GREY)[:, 1], (hits / trials)[order], atol=1e-6)
+    assert heights(ax)["all as one (complete pooling)"] == pytest.approx(hits.sum() / trials.sum(), abs=1e-6)
+    a, b = (float(posterior.phi[site].log().mean().exp()) for site in ("a", "b"))
+    median = stats.beta(a, b).median() if name == "beta_binomial" else stats.gamma(a, scale=1 / b).median()
+    assert heights(ax)["median of the population"] == pytest.approx(median, abs=0.05)
+    assert "task alone (no pooling)" in drawn.legend
+
+
+@pytest.mark.parametrize("name", ["correlated", "log_normal"])
+def test_a_search_finds_what_the_formulas_say(name: str) -> None:
+    """After a joint fit, here with the draws of an exact one: rings, lines and dots are where these are."""
+    scenario = SCENARIOS[name]()
+    exact = bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=100), progress=False)
+    evidence = Joint(exact.collapsed.program, exact.tasks, 1.0)
+    u = torch.cat([exact.phi_coordinates, exact.theta_coordinates.flatten(1)], 1)
+    joint = bm.Posterior(exact.hierarchy, exact.tasks, evidence, bm.Draws(u.unsqueeze(0)), exact.info)
+    left, right = shrinkage(exact), shrinkage(joint)
+
+    for colour in (GREY, BLUE, BLACK):
+        np.testing.assert_allclose(scattered(left, colour), scattered(right, colour), atol=1e-6)
+        np.testing.assert_allclose(check(left).data("line", colour), check(right).data("line", colour), atol=1e-6)
+    assert heights(left) == pytest.approx(heights(right), abs=1e-6)
+    assert words(left) == words(right)
+    assert len(scattered(left, GREY)) == len(exact.tasks) - (name == "correlated"), "one leaves its level open"
+
+
+def test_a_task_that_says_never_is_beyond_the_picture_and_one_that_says_nothing_has_no_ring() -> None:
+    """Log odds: none of 4 is minus infinity; and a task whose inputs are zero leaves its θ open."""
+
+    def hyperprior() -> Tensor:
+        mu: Tensor = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        return mu
+
+    def task(mu: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(mu, 1.0))
+        return pyro.sample("y", dist.Bernoulli(logits=theta * x).to_event(1), obs=y)
+
+    ys = [[0.0, 1.0, 1.0, 1.0], [0.0] * 4, [1.0, 0.0]]
+    tasks = bm.Tasks.from_lists([np.ones(4), np.ones(4), np.zeros(2)], ys, names=["some", "none", "blank"])
+    ax = shrinkage(bm.fit(bm.Hierarchy(hyperprior, task), tasks, bm.Laplace(draws=200), progress=False))
+    rings = scattered(ax, GREY)
+    check(ax)
+
+    assert ax.get_xticklabels()[0].get_text() == "blank (2)"
+    assert sorted(rings[:, 0]) == [1.0, 2.0]
+    assert rings[rings[:, 0] == 1, 1] == pytest.approx(math.log(3), abs=1e-6)
+    assert "task alone, beyond the picture" in words(ax)
+    assert rings[rings[:, 0] == 2, 1] < min(bars(ax, BLUE)[:, :, 1].min(), 0)
+
+
+def test_elements_that_observations_determine_have_rings_though_others_are_open() -> None:
+    """A level and what group 1 adds: of a task with group 0 alone, the level is known and the other is not."""
+
+    def hyperprior() -> Tensor:
+        mu: Tensor = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        return mu
+
+    def task(mu: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(mu, 1.0).expand([2]).to_event(1))
+        return pyro.sample("y", dist.Poisson((theta[0] + theta[1] * x).exp()).to_event(1), obs=y)
+
+    tasks = bm.Tasks.from_lists([[0.0, 0.0], [0.0, 1.0, 1.0]], [[2.0, 4.0], [1.0, 5.0, 3.0]])
+    posterior = bm.fit(bm.Hierarchy(hyperprior, task), tasks, bm.Laplace(draws=100), progress=False)
+    level, more = (scattered(shrinkage(posterior, element=k), GREY) for k in range(2))
+
+    np.testing.assert_allclose(level, [[0.0, math.log(3)], [1.0, 0.0]], atol=1e-6)
+    np.testing.assert_allclose(more, [[1.0, math.log(4)]], atol=1e-6)
+
+
+def test_no_task_is_searched_for_where_theta_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bayesmeta.plot import pooling
+
+    monkeypatch.setattr(pooling, "MOST_COORDINATES", 0)
+    ax = shrinkage(curved("poisson_gamma"))
+    check(ax)
+
+    assert words(ax) == ["median of the population", "task in the population: median and 90% interval"]
     assert len(scattered(ax, GREY)) == 0
+
+
+def test_of_an_ensemble_one_member_is_taken_for_the_lines() -> None:
+    posterior = tiny("normal_normal")
+    draws = bm.Draws(posterior.draws.u, members=60)
+    members = bm.Posterior(posterior.hierarchy, posterior.tasks, posterior.collapsed, draws, posterior.info)
+
+    drawn = heights(shrinkage(members))
+    assert drawn["mean of the population"] == pytest.approx(float(posterior.phi["mu"][0]))
 
 
 def test_an_element_of_a_site_is_drawn_and_named() -> None:
@@ -170,6 +271,27 @@ def test_it_draws_in_the_axes_given_and_in_no_other() -> None:
     assert not left.collections
     assert len(plt.get_fignums()) == 1
     assert shrinkage(tiny("normal_normal")).figure is not right.figure
+
+
+@pytest.mark.parametrize("count", [1, 3, 85, 10_000])
+def test_any_number_of_tasks(count: int) -> None:
+    posterior = fitted(count)
+    ax = shrinkage(posterior)
+    drawn = check(ax)
+    shown = min(count, 100)
+
+    assert len(scattered(ax, BLUE)) == len(scattered(ax, GREY)) == shown
+    assert ("100 of 10,000 tasks, evenly spread" in drawn.xlabel) == (count > 100)
+    together = float(posterior.tasks.y.mean())
+    assert heights(ax)["all as one (complete pooling)"] == pytest.approx(together)
+    assert ("theta" in vars(posterior)) == (count <= 100), "no more θ are drawn than are shown"
+
+
+def test_it_looks_as_it_did() -> None:
+    figure = shrinkage(fitted(20, stray=8.0)).get_figure(root=True)
+
+    assert figure is not None
+    assert resembles(figure, "shrinkage")
 
 
 def test_one_task() -> None:

@@ -5,7 +5,7 @@
 
 at one φ, by Newton's method in unconstrained coordinates, in units of how far θ spreads. A peak may be nowhere: where
 nothing was ever counted, the log rate falls without end; the search is then left far out, where it came to. Where
-observations leave θ open in some direction their curvature says so, and there is no estimate.
+observations leave an element of θ open, their curvature says so, and there is no estimate of it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bayesmeta.evidence.newton import LADDER, best, newton_step, shortened
+from bayesmeta.evidence.newton import LADDER, best
 from bayesmeta.program import Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread
 
-__all__ = ["Frame", "alone", "together"]
+__all__ = ["Frame", "alone", "solved", "together"]
 
 Likelihood: TypeAlias = Callable[[Tensor], Tensor]  # log p(y | θ, φ) (K,) at coordinates (K, p)
 
 STEPS = 60
 ARRIVED = 1e-4  # where the last step starts, in standard deviations of the likelihood: it ends far nearer
 NEAR = 0.5  # where steps are taken whole without a look at the likelihood
-SINGULAR = 1e-10  # smallest to largest eigenvalue of what still determines θ
+LONGEST = 2.0  # units of a step
+SINGULAR = 1e-10  # eigenvalues so much smaller than the largest curve in no direction
+OPEN = 1e-6  # the share of an element that may lie in such a direction
 PIECE_CELLS = 500_000
 
 
@@ -43,7 +45,7 @@ class Frame(NamedTuple):
 
 @one_thread()
 def alone(program: Program, tasks: Tasks, phi: Tensor, frame: Frame) -> Tensor:
-    """Centred coordinates (T, p) of the peaks, at coordinates of φ (q,); NaN where θ is left open."""
+    """Centred coordinates (T, p) of the peaks, at coordinates of φ (q,); NaN where it is left open."""
     out = torch.full_like(frame.start, torch.nan)
     seen = torch.nonzero(tasks.sizes > 0).squeeze(-1)
     if not len(seen):
@@ -60,7 +62,7 @@ def alone(program: Program, tasks: Tasks, phi: Tensor, frame: Frame) -> Tensor:
 
 @one_thread()
 def together(program: Program, tasks: Tasks, phi: Tensor, frame: Frame) -> Tensor:
-    """Centred coordinates (p,) of the one peak of all tasks; NaN where θ is left open."""
+    """Centred coordinates (p,) of the one peak of all tasks; NaN where it is left open."""
     seen = torch.nonzero(tasks.sizes > 0).squeeze(-1)
     start = frame.start.mean(0, keepdim=True)
     if not len(seen):
@@ -98,19 +100,49 @@ def _summed(likelihood: Likelihood, count: int) -> Likelihood:
 
 
 def _climb(parts: Sequence[Likelihood], z: Tensor) -> Tensor:
-    """Peaks (K, p) of the sum of the parts, from z (K, p); NaN where it is flat in some direction."""
+    """Peaks (K, p) of the sum of the parts, from z (K, p); NaN in elements that are left open."""
     precision = torch.zeros(*z.shape, z.shape[-1], dtype=z.dtype)
     for _ in range(STEPS):
         g, precision = (sum(column) for column in zip(*(_derivatives(part, z) for part in parts), strict=True))
-        found = shortened(newton_step(g, precision, careful=True))
-        step = torch.where(torch.isfinite(found.step), found.step, 0.0)
-        near = (found.decrement < NEAR) & found.definite
+        step, decrement, concave = _step(g, precision)
+        near = (decrement < NEAR) & concave
         moved = z + (step if bool(near.all()) else _length(parts, z, step).unsqueeze(-1) * step)
-        done = ((found.decrement < ARRIVED) & found.definite) | (moved == z).all(-1)
+        done = ((decrement < ARRIVED) & concave) | (moved == z).all(-1)
         z = moved
         if bool(done.all()):
             break
-    return torch.where(_determined(precision).unsqueeze(-1), z, torch.nan)
+    finite = torch.isfinite(precision).all(-1).all(-1)[:, None, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite, precision, 0.0))
+    return z.masked_fill(_left_open(values, vectors), torch.nan)
+
+
+def _step(g: Tensor, precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A Newton step (K, p) of bounded length, what it was in sds of the likelihood (K,), whether that is concave."""
+    sound = torch.isfinite(g).all(-1) & torch.isfinite(precision).all(-1).all(-1)
+    values, vectors = torch.linalg.eigh(torch.where(sound[:, None, None], precision, 0.0))
+    largest = values.abs().amax(-1, keepdim=True)
+    size = torch.where(values > SINGULAR * largest, values, values.abs().maximum(1e-3 * (1 + largest)))
+    white = (vectors.mT @ torch.where(sound[:, None], g, 0.0).unsqueeze(-1)).squeeze(-1)
+    step = (vectors @ (white / size).unsqueeze(-1)).squeeze(-1)
+    longest = step.abs().amax(-1, keepdim=True).clamp(min=1e-300)
+    decrement = (white.square() / size).sum(-1).sqrt()
+    return step * (LONGEST / longest).clamp(max=1.0), decrement, (values >= -SINGULAR * largest).all(-1)
+
+
+def solved(precision: Tensor, b: Tensor) -> Tensor:
+    """P⁻¹b (T, p); NaN in elements that P (T, p, p) leaves open."""
+    values, vectors = torch.linalg.eigh(precision)
+    some = values > SINGULAR * values[:, -1:]
+    white = (vectors.mT @ b.unsqueeze(-1)).squeeze(-1)
+    solution: Tensor = (vectors @ torch.where(some, white / values, 0.0).unsqueeze(-1)).squeeze(-1)
+    return solution.masked_fill(_left_open(values, vectors), torch.nan)
+
+
+def _left_open(values: Tensor, vectors: Tensor) -> Tensor:
+    """Which elements (K, p) have a part in a direction that is flat, by eigenvalues and eigenvectors."""
+    flat = values <= SINGULAR * values[:, -1:].clamp(min=torch.finfo(values.dtype).tiny)
+    part: Tensor = (vectors.square() * flat.unsqueeze(-2)).sum(-1)
+    return part > OPEN
 
 
 def _length(parts: Sequence[Likelihood], z: Tensor, step: Tensor) -> Tensor:
@@ -141,12 +173,3 @@ def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
         return torch.zeros_like(leaf)
     (found,) = torch.autograd.grad(value, leaf, retain_graph=True, materialize_grads=True)
     return found
-
-
-def _determined(precision: Tensor) -> Tensor:
-    """Whether the likelihood curves down in every direction (K,)."""
-    finite = torch.isfinite(precision).all(-1).all(-1)
-    values = torch.linalg.eigvalsh(torch.where(finite[:, None, None], precision, 0.0))
-    least = SINGULAR * values[:, -1].clamp(min=torch.finfo(values.dtype).tiny)
-    sound: Tensor = finite & (values[:, 0] > least)
-    return sound

@@ -14,17 +14,18 @@ unconstrained coordinates, or of the members of an ensemble the first, as they a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayesmeta.evidence import Exact, Gram
-from bayesmeta.evidence.conditional import constrained, theta_values
+from bayesmeta.evidence.conditional import constrained
 from bayesmeta.evidence.pilot import normal_sites
 from bayesmeta.mapping import chunk_size, over_draws
-from bayesmeta.plot.alone import SINGULAR, Frame, alone, together
+from bayesmeta.plot.alone import Frame, alone, solved, together
 from bayesmeta.program import Program, first_rows
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Tasks
@@ -32,7 +33,7 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["Pooling", "pooling"]
+__all__ = ["Drawn", "Pooling", "pooling"]
 
 MOST_COORDINATES = 32  # of θ, for which a search for the peak of a task's likelihood is sensible
 START_DRAWS = 32
@@ -41,7 +42,7 @@ POPULATION_DRAWS = 4001
 
 @dataclass(frozen=True)
 class Pooling:
-    """Estimates of a θ site, each (T, ...); NaN where observations do not determine θ.
+    """Estimates of a θ site, each (T, ...); NaN in elements that observations leave open.
 
     Attributes:
         alone: No pooling, from the task's own observations.
@@ -56,14 +57,20 @@ class Pooling:
     middle: Literal["mean", "median"] = "mean"
 
 
-def pooling(posterior: Posterior, site: str, pick: Tensor | None = None) -> Pooling:
-    """The estimates of a site for some tasks of the fit, by their positions; for all by default."""
-    pick = torch.arange(len(posterior.tasks)) if pick is None else pick
+class Drawn(NamedTuple):
+    """Draws of θ of some tasks by site (S, T, ...), with the coordinates of φ that go with them (S, q)."""
+
+    theta: Mapping[str, Tensor]
+    phi: Tensor
+
+
+def pooling(posterior: Posterior, site: str, pick: Tensor, drawn: Drawn) -> Pooling:
+    """The estimates of a site for the tasks of the fit at these positions, and draws of their θ."""
     phi = posterior.phi_coordinates
     u = phi[:1] if posterior.draws.members is not None else phi.mean(0, keepdim=True)
     if isinstance(posterior.collapsed, (Gram, Exact)):
         return _exact(posterior, posterior.collapsed, site, u, pick)
-    return _searched(posterior, site, u, pick)
+    return _searched(posterior, site, u, pick, drawn)
 
 
 # --- by formulas --------------------------------------------------------------------------------------------
@@ -75,15 +82,13 @@ def _exact(posterior: Posterior, evidence: Gram | Exact, site: str, u: Tensor, p
     nothing = Tasks.without_observations(tasks.names, like=tasks, context=tasks.context or None)
     prior_precision, g = _conditional(evidence.on(nothing), u)
     own, c = precision - prior_precision, b - g
-
-    def values(v: Tensor) -> Tensor:
-        return theta_values(evidence, u, v.unsqueeze(0))[site][0][pick]
-
+    some, program = tasks[pick.tolist()], evidence.program
+    together = solved(own.sum(0, keepdim=True), c.sum(0, keepdim=True)).expand(len(pick), -1)
     return Pooling(
-        alone=values(_solve(own, c)),
-        together=values(_solve(own.sum(0, keepdim=True), c.sum(0, keepdim=True)).expand_as(c)),
-        population=values(_solve(prior_precision, g)),
-        middle=_middle(evidence.program),
+        alone=_values(program, some, u, solved(own[pick], c[pick]), site),
+        together=_values(program, some, u, together, site),
+        population=_values(program, some, u, solved(prior_precision[pick], g[pick]), site),
+        middle=_middle(program),
     )
 
 
@@ -96,38 +101,38 @@ def _conditional(evidence: Gram | Exact, u: Tensor) -> tuple[Tensor, Tensor]:
     return found[0][0], found[1][0]
 
 
-def _solve(precision: Tensor, b: Tensor) -> Tensor:
-    """P⁻¹b (T, p), NaN where P is singular."""
-    eigenvalues = torch.linalg.eigvalsh(precision)
-    sound = eigenvalues[:, 0] > SINGULAR * eigenvalues[:, -1].clamp(min=torch.finfo(b.dtype).tiny)
-    safe = torch.where(sound[:, None, None], precision, torch.eye(b.shape[-1], dtype=b.dtype))
-    solution: Tensor = torch.linalg.solve(safe, b.unsqueeze(-1)).squeeze(-1)
-    return solution.masked_fill(~sound[:, None], torch.nan)
+def _values(program: Program, tasks: Tasks, u: Tensor, v: Tensor, site: str) -> Tensor:
+    """A site (T, ...) at one φ, coordinates (1, q), and coordinates of θ (T, p); NaN where these are."""
+    found = constrained(program, tasks, u, v.nan_to_num(0.0).unsqueeze(0))[site][0]
+    start = 0
+    for one in program.structure.theta:
+        if one.name == site:
+            there = ~torch.isnan(v[:, start : start + one.size])
+            if one.shape == one.unconstrained_shape:
+                return torch.where(there.reshape(found.shape), found, torch.nan)
+            return torch.where(there.all(-1).reshape(-1, *(1,) * len(one.shape)), found, torch.nan)
+        start += one.size
+    return found
 
 
 # --- by a search and by draws -------------------------------------------------------------------------------
 
 
-def _searched(posterior: Posterior, site: str, u: Tensor, pick: Tensor) -> Pooling:
+def _searched(posterior: Posterior, site: str, u: Tensor, pick: Tensor, drawn: Drawn) -> Pooling:
     program = posterior.collapsed.program.with_centring(True)
     some = posterior.tasks[pick.tolist()]
     every = torch.full((len(some), program.structure.theta.size), torch.nan, dtype=torch.float64)
     own, one = every, every[0]
     if program.structure.theta.size <= MOST_COORDINATES:
-        frame = _frame(posterior, program, some, pick)
+        frame = _frame(program, some, drawn)
         own = alone(program, some, u[0], frame)
         one = together(program, posterior.tasks, u[0], frame)
 
-    def values(v: Tensor) -> Tensor:
-        there = ~torch.isnan(v).any(-1)
-        found = constrained(program, some, u.expand(len(v), -1), v.nan_to_num(0.0))[site]
-        return torch.where(there.reshape(*there.shape, *(1,) * (found.dim() - 2)), found, torch.nan)
-
     normal = _normal_median(program, some, u)
     return Pooling(
-        alone=values(own.unsqueeze(0))[0],
-        together=values(one.expand_as(every).unsqueeze(0))[0],
-        population=values(_drawn(program, u, some)).median(0).values if normal is None else normal[site],
+        alone=_values(program, some, u, own, site),
+        together=_values(program, some, u, one.expand_as(every), site),
+        population=_drawn_median(program, u, some, site) if normal is None else normal[site],
         middle="median" if normal is None else _middle(program),
     )
 
@@ -154,10 +159,10 @@ def _normal_median(program: Program, tasks: Tasks, u: Tensor) -> dict[str, Tenso
     return {name: value[0] for name, value in found.items()}
 
 
-def _frame(posterior: Posterior, program: Program, tasks: Tasks, pick: Tensor) -> Frame:
+def _frame(program: Program, tasks: Tasks, drawn: Drawn) -> Frame:
     """Starts at the posterior means of θ, and the spread of θ over tasks and draws, in centred coordinates."""
-    draws = torch.linspace(0, len(posterior.phi_coordinates) - 1, START_DRAWS).round().long().unique()
-    theta = {name: values[draws][:, pick] for name, values in posterior.theta.items()}
+    draws = torch.linspace(0, len(drawn.phi) - 1, START_DRAWS).round().long().unique()
+    some = {name: values[draws] for name, values in drawn.theta.items()}
     rows = first_rows(tasks)
 
     def draw(u: Tensor, theta: dict[str, Tensor]) -> Tensor:
@@ -165,13 +170,13 @@ def _frame(posterior: Posterior, program: Program, tasks: Tasks, pick: Tensor) -
         one: Tensor = program.over_tasks(lambda theta, row: program.coordinates(theta, returned, row))(theta, rows)
         return one
 
-    v: Tensor = over_draws(program, draw, (posterior.phi_coordinates[draws], theta), len(draws))
+    v: Tensor = over_draws(program, draw, (drawn.phi[draws], some), len(draws))
     spread = v.flatten(0, 1).std(0, correction=0)
     return Frame(v.mean(0), torch.where(spread > 0, spread, 1.0))
 
 
-def _drawn(program: Program, u: Tensor, tasks: Tasks) -> Tensor:
-    """Draws of θ | φ in centred coordinates (S, T, p): where that can be, all tasks by the same random numbers.
+def _drawn_median(program: Program, u: Tensor, tasks: Tasks, site: str) -> Tensor:
+    """The median of a θ site given φ (T, ...), by draws: where that can be, all tasks by the same random numbers.
 
     Lines through medians of tasks of similar contexts are then as smooth as the population.
     """
@@ -190,6 +195,8 @@ def _drawn(program: Program, u: Tensor, tasks: Tasks) -> Tensor:
         return found
 
     try:
-        return by("same")
+        v = by("same")
     except RuntimeError:  # a sampler that does not let tasks share random numbers
-        return by("different")
+        v = by("different")
+    drawn = constrained(program, tasks, u.expand(len(v), -1), v)[site]
+    return drawn.median(0).values

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import OptionError, UnknownNameError, unknown
-from bayesmeta.plot.picking import one_site
-from bayesmeta.plot.pooling import Pooling, pooling
+from bayesmeta.plot.picking import of_the_fit, one_site
+from bayesmeta.plot.pooling import Drawn, Pooling, pooling
 from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, check_level, legend, new_axes, noun, spread, thinned, tidy
 from bayesmeta.sites import element_labels
 
@@ -77,8 +77,9 @@ def shrinkage(
         UnknownNameError: No such site, or no such context.
         OptionError: No such element, a level outside (0, 1), or a context of several numbers per task.
     """
-    site = one_site(posterior.collapsed.program.structure.theta.items, site).name
-    shape = tuple(posterior.theta[site].shape[2:])
+    found = one_site(posterior.collapsed.program.structure.theta.items, site)
+    site = found.name
+    shape = found.shape
     _check(level, element, shape)
     order = _order(posterior.tasks.sizes if along is None else _context(posterior, along))
     columns = _columns(posterior, site, element, level, along, order)
@@ -116,8 +117,9 @@ def _order(key: Tensor) -> Tensor:
 
 
 def _columns(posterior: Posterior, site: str, element: int, level: float, along: str | None, order: Tensor) -> _Columns:
-    draws = posterior.theta[site][:, order]
-    draws = draws.reshape(*draws.shape[:2], -1)[..., element]
+    drawn = _drawn(posterior, order)
+    values = drawn.theta[site]
+    draws = values.reshape(*values.shape[:2], -1)[..., element]
     tail = torch.tensor([(1 - level) / 2, 0.5, (1 + level) / 2], dtype=torch.float64)
     lower, middle, upper = torch.quantile(draws, tail, dim=0)
     rank = torch.arange(len(order), dtype=torch.float64)
@@ -127,12 +129,20 @@ def _columns(posterior: Posterior, site: str, element: int, level: float, along:
         lower=lower,
         middle=middle,
         upper=upper,
-        pooled=_pooled(posterior, site, element, order),
+        pooled=_pooled(posterior, site, element, order, drawn),
     )
 
 
-def _pooled(posterior: Posterior, site: str, element: int, order: Tensor) -> Pooling:
-    found = pooling(posterior, site, order)
+def _drawn(posterior: Posterior, order: Tensor) -> Drawn:
+    """θ of the tasks at these positions; of few among very many no others are drawn."""
+    if len(order) == len(posterior.tasks) or "theta" in vars(posterior):
+        return Drawn({name: values[:, order] for name, values in posterior.theta.items()}, posterior.phi_coordinates)
+    some = of_the_fit(posterior, order.tolist(), posterior.info.seed)
+    return Drawn(some.theta, some.phi_coordinates[:, 0])
+
+
+def _pooled(posterior: Posterior, site: str, element: int, order: Tensor, drawn: Drawn) -> Pooling:
+    found = pooling(posterior, site, order, drawn)
     parts = (found.alone, found.together, found.population)
     alone, together, population = (values.reshape(len(values), -1)[:, element] for values in parts)
     return Pooling(alone, together, population, found.middle)
