@@ -121,6 +121,7 @@ def test_one_number_stands_alone_and_many_side_by_side() -> None:
     assert len(last) == 24
     assert "24 of 41 numbers, evenly spread" in record(many[0, 0]).title
     assert check(last[-1], ylabel=False).xlabel == "w[39]"
+    assert len(record(last[-1]).of("bars", BLUE, "posterior: each draw")[0].x) == 2 * 4, "four members have no density"
     assert phi(lines(85), pairs=False).shape == (2, 4)
 
 
@@ -132,7 +133,7 @@ def test_a_point_is_a_line() -> None:
     point = type(posterior)(posterior.hierarchy, posterior.tasks, posterior.collapsed, draws, posterior.info)
     found = check(phi(point, sites="sigma")[0, 0])
 
-    assert found.of("line", BLUE, "posterior: a point")[0].x[0] == pytest.approx(1.0)
+    assert found.of("bars", BLUE, "posterior: a point")[0].x[0] == pytest.approx(1.0)
     check(population(point, elements=0)[0, 0])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bayesmeta.plot.style import Grid, grid_of, new_grid, tidy
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Range", "corner", "tick_few"]
 
 WIDEST = 10.0  # inches of a figure
+LONGEST = 70  # letters that fit above a panel
 
 
 class Range(NamedTuple):
@@ -87,12 +88,13 @@ def _settle(ax: Axes, ranges: Sequence[Range], i: int, j: int) -> None:
 def _legend(panels: Grid) -> None:
     """One legend for all panels: in the empty corner, or above a single panel."""
     k = len(panels)
-    found = {}
+    found: dict[str, Any] = {}
     for panel in (panels[0, 0], panels[k - 1, 0]):
         handles, labels = panel.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
     if k == 1:
-        where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+        columns = 1 if sum(len(label) for label in found) > LONGEST else 2
+        where: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns}
     else:
         where = {"loc": "upper right", "bbox_to_anchor": (1.0, 1.0)}
     legend = panels[0, k - 1].legend(list(found.values()), list(found), frameon=False, fontsize="small", **where)

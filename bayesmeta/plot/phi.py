@@ -48,6 +48,7 @@ MOST_PAIRED = 6  # numbers that are drawn in pairs unless asked for
 MOST = 24  # numbers that are drawn at all
 MOST_POINTS = 1000
 PRIOR_DRAWS = 2000
+FEWEST = 10  # different draws that have a density; fewer are lines
 COLUMNS = 4
 HEADROOM = 1.2  # heights of the posterior
 WORTH_SAYING = 0.01  # of the prior outside of a panel
@@ -62,11 +63,6 @@ class _Number:
     before: Array | None
     support: tuple[float, float]
     range: Range
-
-    @property
-    def fixed(self) -> bool:
-        """Whether all draws are the same."""
-        return bool(np.ptp(self.after) == 0)
 
     @property
     def outside(self) -> float:
@@ -186,8 +182,15 @@ def _side_by_side(numbers: list[_Number], count: int, level: float, ax: Axes | S
 
 def _draw_marginal(ax: Axes, number: _Number, level: float) -> None:
     at = np.linspace(number.range.low, number.range.high, 256)
-    top = max(_draw_prior(ax, number, at), _draw_posterior(ax, number, at, level))
-    ax.set_ylim(0, HEADROOM * top or 1.0)
+    top = _draw_prior(ax, number, at)
+    draws = np.unique(number.after)
+    if len(draws) < FEWEST:
+        top = top or 1.0
+        label = "posterior: a point" if len(draws) == 1 else "posterior: each draw"
+        ax.vlines(draws, 0.0, top, color=BLUE, linewidth=1.6, zorder=3, label=label)
+    else:
+        top = max(top, _draw_posterior(ax, number, at, level))
+    ax.set_ylim(0, HEADROOM * top)
 
 
 def _draw_prior(ax: Axes, number: _Number, at: Array) -> float:
@@ -205,10 +208,7 @@ def _draw_prior(ax: Axes, number: _Number, at: Array) -> float:
 
 
 def _draw_posterior(ax: Axes, number: _Number, at: Array, level: float) -> float:
-    """The density of the posterior with its median and interval; its height, 0 of a point."""
-    if number.fixed:
-        ax.axvline(number.after[0], color=BLUE, linewidth=1.6, zorder=3, label="posterior: a point")
-        return 0.0
+    """The density of the posterior with its median and interval; its height."""
     height = density(number.after, at, number.support)
     ax.fill_between(at, 0.0, height, color=BLUE, alpha=0.2, linewidth=0, zorder=3)
     ax.plot(at, height, color=BLUE, linewidth=1.4, zorder=4, label="posterior")
