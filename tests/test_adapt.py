@@ -190,7 +190,7 @@ def test_many_tasks_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_draws_of_phi_that_are_the_same_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 draws, each five times in no order: the same mixture as by algebra over all 200."""
+    """At most 40 draws, each some times in no order: the same mixture as by algebra over all 200."""
     fit, new, looked_at = lines(), new_lines(), []
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0)) % 40
     draws = replace(fit.draws, u=fit.phi_coordinates[order].unsqueeze(0))
@@ -203,11 +203,13 @@ def test_draws_of_phi_that_are_the_same_are_looked_at_once(monkeypatch: pytest.M
     monkeypatch.setattr("bayesmeta.adapt.collapsed.log_evidence", spy)
     adapted = repeated.adapt(new)
 
-    assert looked_at == [40]
+    different = set(map(tuple, draws.u[0].tolist()))
+    assert looked_at == [len(different)]
+    assert len(different) <= 40
     for t, task in enumerate(new):
         truth = line_of(repeated, task)
         assert means_are_close(adapted.theta["theta"][:, t], truth, float(adapted.effective_size[t]))
-        assert set(map(tuple, adapted.phi_coordinates[:, t].tolist())) <= set(map(tuple, draws.u[0].tolist()))
+        assert set(map(tuple, adapted.phi_coordinates[:, t].tolist())) <= different
 
 
 # --- binomial abilities, in numpy alone ---------------------------------------------------------------------
