@@ -25,7 +25,9 @@ from bayesmeta.errors import (
     UnknownNameError,
 )
 from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.climb import Climb
 from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
+from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional, Weights
 
@@ -268,6 +270,27 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path: Path) 
         trained(steps=60, schedule="constant", every=10, checkpoint=path, inner_steps=1)
 
 
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.long)], ids=["recorded", "compiled"])
+def test_a_recorded_step_is_the_same_step(compile: bool) -> None:
+    """Ragged batches have few shapes; what is recorded serves them all."""
+    algorithm = MAML(shots=3, inner_steps=2, inner_learning_rate=0.1, steps=400, batch_size=8, compile=compile)
+    net, found = Functional(network()), parts(sines())
+    flat = Flat(net.weights)
+    u, part = flat.vector(net.weights), Part(found, torch.ones(4, dtype=torch.float64), 0)
+    climb = Climb(algorithm, net, flat)
+    value, grad = climb(u.unsqueeze(0), part)
+    expected, slope = gradient(algorithm, sines())
+
+    assert climb.mode == ("compiled" if compile else "traced")
+    torch.testing.assert_close(-value[0], expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(-grad[0], slope, rtol=1e-9, atol=1e-12)
+
+
+def test_implicit_gradients_stay_finite_where_the_loss_is_no_bowl() -> None:
+    wild = bm.meta.IMAML(inner_steps=1, inner_learning_rate=0.01, regularisation=0.001, cg_steps=8)
+    assert bool(torch.isfinite(gradient(wild, sines())[1]).all())
+
+
 def test_watched_tasks_end_training_and_give_the_best_weights() -> None:
     learner = trained(steps=400, validation=0.25, every=5, patience=2, learning_rate=0.2)
 
@@ -371,6 +394,14 @@ def test_too_few_observations_are_named() -> None:
 def test_an_inner_loop_that_runs_away_is_said() -> None:
     with pytest.raises(BayesmetaError, match="inner loop runs away"):
         bm.meta.fit(network(), sines(), MAML(shots=3, inner_steps=60, inner_learning_rate=1e6), progress=False)
+
+
+def test_a_loss_that_looks_at_values_is_refused() -> None:
+    def looking(out: Tensor, y: Tensor) -> Tensor:
+        return (out.squeeze(-1) - y).abs() if float(y.sum()) > 0 else out.squeeze(-1)
+
+    with pytest.raises(HierarchyError, match="net or loss look at values"):
+        bm.meta.fit(network(), sines(), MAML(shots=2, loss=looking), progress=False)
 
 
 def test_a_new_task_that_runs_away_is_named() -> None:

@@ -44,6 +44,7 @@ class Algorithm:
         every: Steps between two looks at them.
         patience: Looks without a gain after which training ends; the weights then are those of the best look.
         checkpoint: A file to go on from where it exists, and to write to; None for none.
+        compile: Compile a step: worth it from some ten thousand steps on.
     """
 
     loss: str | Loss = "mse"
@@ -60,6 +61,7 @@ class Algorithm:
     every: int = 100
     patience: int = 20
     checkpoint: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         loss_of(self.loss)

@@ -90,7 +90,8 @@ def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, steps: int
     direction, square = residual, residual @ residual
     for _ in range(steps):
         image = times(direction)
-        length = square / (direction @ image).clamp(min=TINY)
+        curvature = direction @ image
+        length = torch.where(curvature > 0, square / curvature.clamp(min=TINY), 0.0)  # A may be no bowl far from w*
         x, residual = x + length * direction, residual - length * image
         new = residual @ residual
         direction, square = residual + new / square.clamp(min=TINY) * direction, new

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bayesmeta.errors import BayesmetaError, BayesmetaWarning
+from bayesmeta.errors import BayesmetaError, BayesmetaWarning, HierarchyError
 from bayesmeta.infer import ensemble_checkpoint
 from bayesmeta.infer.ensemble import Ensemble
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.climb import Climb
 from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.feed import Feed, Part, feed_of
 from bayesmeta.meta.flat import Flat
@@ -33,21 +34,6 @@ __all__ = ["fit"]
 
 LAST = 20  # steps whose tasks say how large errors are where none are watched
 RECENT = 50  # steps that the words of the progress bar are averaged over
-
-
-@dataclass
-class _Climb:
-    """Minus the meta-objective, as the loop wants it: of one member."""
-
-    algorithm: Algorithm
-    net: Functional
-    flat: Flat
-
-    def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-        """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""
-        algorithm = self.algorithm.at(part.step / self.algorithm.steps)
-        value, grad = algorithm.value_and_grad(self.net, self.flat.named(u[0]), part.episodes, part.weight)
-        return -value.detach().unsqueeze(0), -self.flat.vector(grad).detach().unsqueeze(0)
 
 
 def fit(
@@ -70,7 +56,7 @@ def fit(
         progress: Show a progress bar.
 
     Raises:
-        HierarchyError: The network is not a function of weights and rows.
+        HierarchyError: The network is not a function of weights and rows, or it or the loss look at values.
         DataError: A task has too few observations for support and query.
         FileFormatError: The checkpoint is of another run.
         BayesmetaError: The meta-objective is not finite where training starts.
@@ -98,12 +84,12 @@ def fit(
     )
     meta = algorithm.begin(function)
     flat = Flat(meta)
-    climb, history = _Climb(algorithm, function, flat), History()
+    climb, history = Climb(algorithm, function, flat), History()
     path = None if algorithm.checkpoint is None else Path(algorithm.checkpoint)
     run = {} if path is None else _run(algorithm, function, tasks, seed)
     with one_thread(), bar("meta-learning", algorithm.steps, progress) as step:
         u = flat.vector(meta).unsqueeze(0)
-        _check_finite(climb(u, feed.part(0))[0], algorithm)
+        _check_start(algorithm, function, meta, feed.part(0))
         found = None if path is None else ensemble_checkpoint.read(path, run)
         state, history = (first_state(u), History()) if found is None else found
 
@@ -164,17 +150,27 @@ def _run(algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, seed: int
     """What a checkpoint of this run belongs to: with more steps it is still the same run."""
     settings = dataclasses.asdict(algorithm) | {"seed": seed, "algorithm": type(algorithm).__name__}
     settings["loss"] = algorithm.loss if isinstance(algorithm.loss, str) else repr(algorithm.loss)
-    for name in ("steps", "checkpoint"):
+    for name in ("steps", "checkpoint", "compile"):
         del settings[name]
     first = tasks.first(seed) if isinstance(tasks, Stream) else tasks
     shapes = {name: list(value.shape) for name, value in net.weights.items()}
     return {"settings": settings | {"network": shapes}, "tasks": first.fingerprint()}
 
 
-def _check_finite(first: Tensor, algorithm: Algorithm) -> None:
-    if not bool(torch.isfinite(first).all()):
+def _check_start(algorithm: Algorithm, net: Functional, meta: Weights, part: Part) -> None:
+    """Raise unless the meta-objective of the first episodes is a number."""
+    try:
+        first = float(_loss(algorithm, net, meta, part))
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+        raise HierarchyError(
+            "net or loss look at values (an if, .item(), a loop whose length depends on data), so that tasks cannot "
+            f"go through them together: write it with torch.where ({str(error).splitlines()[0]})"
+        ) from error
+    if not math.isfinite(first):
         raise BayesmetaError(
-            f"the meta-objective is {-float(first):g} before the first step: the inner loop runs away from where the "
+            f"the meta-objective is {first:g} before the first step: the inner loop runs away from where the "
             f"network starts; take an inner_learning_rate below {algorithm.inner_learning_rate:g} or fewer "
             "inner_steps, and bring inputs and responses to the size of one"
         )
