@@ -303,7 +303,7 @@ def test_one_task_is_enough_for_a_page() -> None:
     read = Reader(as_page(alone))
 
     assert read.anchors == [anchor for anchor, _, _ in SECTIONS]
-    assert read.text.startswith("A population of 1 tasks")
+    assert read.text.startswith("A population of 1 task")
     assert "with fewer than three tasks there is no population" in read.text
 
 
@@ -389,3 +389,16 @@ def test_the_command_writes_the_page_of_a_run(tmp_path: Path) -> None:
     assert "Rubin, D. B. (1981)" in text
     assert missing.exit_code == 2
     assert "is not a folder; wanted the folder of a run" in missing.stderr
+
+
+@pytest.mark.parametrize(("scale", "whole"), [(1.0, False), (1.0, True), (30.0, True)])
+def test_bins_hold_what_was_observed_and_whole_numbers_lie_within_them(scale: float, whole: bool) -> None:
+    rng = np.random.default_rng(0)
+    observed, anew = scale * rng.normal(size=50), scale * rng.normal(size=(100, 50))
+    if whole:
+        observed, anew = observed.round(), anew.round()
+    edges = checking._edges(observed, anew)
+
+    assert edges[0] <= observed.min() <= observed.max() <= edges[-1]
+    assert 3 <= len(edges) - 1 <= 45
+    assert not whole or set(edges % 1) == {0.5}

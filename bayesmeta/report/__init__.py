@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
 from bayesmeta.report import calibrating, checking, data, leaving, making, model, population, shrinking, verdicts
+from bayesmeta.report.data import counted
 from bayesmeta.report.html import Section, chip, page, paragraph
 from bayesmeta.report.story import story_of, title_of
 from bayesmeta.report.subject import Subject
@@ -95,7 +96,7 @@ def as_page(
         raise OptionError(f"seed must be a whole number of at least 0, got {seed!r}")
     told = story_of(posterior.hierarchy) if story is None else story
     subject = Subject(posterior, told, seed)
-    heading = title or title_of(told) or f"A population of {len(posterior.tasks):,} tasks"
+    heading = title or title_of(told) or f"A population of {counted(len(posterior.tasks), 'task')}"
     with bar("writing the report", len(SECTIONS), progress) as step:
         sections = [_written(subject, *one, step) for one in SECTIONS]
     version = posterior.info.versions.get("bayesmeta", "")
@@ -117,9 +118,9 @@ def _written(
 def _lead(subject: Subject) -> Sequence[str]:
     posterior = subject.posterior
     verdict, structure = posterior.verdict, posterior.collapsed.program.structure
+    shared, own = counted(structure.phi.size, "parameter"), structure.theta.size
     text = (
-        f"{len(subject.tasks):,} tasks, {subject.tasks.n_observations:,} observations; "
-        f"{structure.phi.size:,} parameters are shared by all tasks (φ), each task has {structure.theta.size:,} of its "
-        "own (θ). "
+        f"{counted(len(subject.tasks), 'task')}, {counted(subject.tasks.n_observations, 'observation')}; "
+        f"all tasks share {shared} (φ)" + (f", each has {own:,} of its own (θ). " if own else ". ")
     )
     return [f"<p>{escape(text)}The draws are {chip(verdict.level)}</p>"]

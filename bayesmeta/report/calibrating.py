@@ -42,7 +42,12 @@ def section(subject: Subject) -> Section:
     tasks = _some(subject)
     with collected():
         found = score_of_new_tasks(subject, tasks)
-    parts = [paragraph(_lead(subject, tasks)), _table(found)]
+    binary = bool(torch.isin(tasks.y, torch.tensor([0.0, 1.0], dtype=tasks.y.dtype)).all())
+    parts = [paragraph(_lead(subject, tasks)), _table(found, binary), _reliability(found) if binary else _places(found)]
+    return Section("calibration", TITLE, tuple(parts))
+
+
+def _places(found: Score) -> str:
     alt = (
         "Difference between the distribution of the places of the observations in their predictions and the uniform "
         "distribution, with the band that right predictions stay in."
@@ -51,8 +56,15 @@ def section(subject: Subject) -> Section:
         "Where the observations lie in their predictions. Right predictions keep the line inside the band; an arch "
         "above zero means values lower than predicted, an S that intervals are too narrow or too wide."
     )
-    parts.append(drawn(lambda ax: draw_calibration(found, ax=ax), alt, caption, height=4.6))
-    return Section("calibration", TITLE, tuple(parts))
+    return drawn(lambda ax: draw_calibration(found, ax=ax), alt, caption, height=4.6)
+
+
+def _reliability(found: Score) -> str:
+    alt = "Share of ones among observations of about the same predicted probability, against that probability."
+    caption = (
+        "How often a one was observed where it was predicted with what probability; right predictions are in the band."
+    )
+    return drawn(lambda ax: draw_calibration(found, kind="reliability", ax=ax), alt, caption, height=4.6)
 
 
 def _not_shown(subject: Subject) -> str:
@@ -106,8 +118,10 @@ def _lead(subject: Subject, tasks: Tasks) -> str:
     )
 
 
-def _table(found: Score) -> str:
+def _table(found: Score, binary: bool) -> str:
+    """The measures; of outcomes 0 and 1 those that need no interval."""
     columns = found.table[["value", "standard_error", "perfect"]]
-    rows = [(words, *map(number, columns.loc[name].to_numpy(dtype=float))) for name, words in WORDS.items()]
+    shown = {name: words for name, words in WORDS.items() if not (binary and name in ("coverage", "width"))}
+    rows = [(words, *map(number, columns.loc[name].to_numpy(dtype=float))) for name, words in shown.items()]
     head = ("measure", "value", "error", "if right")
     return table(head, rows, numbers=(1, 2, 3), long=(0,), caption="How good these predictions were")

@@ -33,7 +33,7 @@ TITLE = "Predictive checks"
 MOST_TASKS = 300
 MOST_CELLS = 20_000  # observations, padded
 REPLICATES = 400
-BINS = 40
+BINS = (8, 40)
 PANELS = 8
 
 
@@ -155,18 +155,22 @@ def _draw(ax: Axes, observed: Array, drawn_anew: Array, name: str) -> None:
     ax.stairs(np.histogram(observed, edges)[0], edges, color=BLACK, linewidth=1.4, label="observed")
     ax.set_xlabel(name)
     ax.set_ylabel("observations")
+    if np.isin(observed, (0, 1)).all():
+        ax.set_xticks([0, 1])
     ax.set_ylim(bottom=0)
     legend(ax)
     tidy(ax)
 
 
 def _edges(observed: Array, drawn_anew: Array) -> Array:
-    """Edges of bins: around whole numbers where all are whole and few, else evenly over all but the far tails."""
+    """Edges of bins over all but the far tails, the more the more observations; of whole numbers around them."""
     whole = bool((observed == observed.round()).all() and (drawn_anew == drawn_anew.round()).all())
     low, high = (float(v) for v in np.quantile(drawn_anew, [0.0005, 0.9995]))
     low, high = min(low, float(observed.min())), max(high, float(observed.max()))
-    if whole and high - low <= 2 * BINS:
-        return np.arange(np.floor(low) - 0.5, np.ceil(high) + 1.5)
+    bins = int(np.clip(2 * np.sqrt(len(observed)), *BINS))
+    if whole:
+        width = max(1.0, np.ceil((high - low + 1) / bins))
+        return np.asarray(np.arange(np.floor(low) - 0.5, np.ceil(high) + 0.5 + width, width))
     if low == high:
         low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, BINS + 1)
+    return np.linspace(low, high, bins + 1)

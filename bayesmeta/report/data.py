@@ -16,7 +16,7 @@ from bayesmeta.report.subject import Subject
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["number", "section"]
+__all__ = ["counted", "number", "section"]
 
 
 def number(value: float) -> str:
@@ -24,6 +24,15 @@ def number(value: float) -> str:
     if np.isnan(value):
         return "–"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of a thing.
+
+    >>> counted(1, "task"), counted(2000, "task")
+    ('1 task', '2,000 tasks')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def section(subject: Subject) -> Section:
@@ -34,8 +43,9 @@ def section(subject: Subject) -> Section:
     empty = int((sizes == 0).sum())
     parts = [
         paragraph(
-            f"{a_task}There are {len(tasks):,} tasks with {tasks.n_observations:,} observations in all."
-            + (f" Of {empty:,} tasks nothing was observed." if empty else "")
+            f"{a_task}Of {counted(len(tasks), 'task')} there {'is' if tasks.n_observations == 1 else 'are'} "
+            f"{counted(tasks.n_observations, 'observation')} in all."
+            + (f" Of {counted(empty, 'task')} nothing was observed." if empty else "")
         ),
         facts(
             [

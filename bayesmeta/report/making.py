@@ -18,7 +18,7 @@ def section(subject: Subject) -> Section:
         ("back-end", str(info.inference.get("back_end"))),
         ("settings", settings or "none"),
         ("draws kept", f"{chains} × {draws:,}"),
-        ("evidence of a task", f"{info.evidence}; {info.road}"),
+        ("evidence of a task", info.road),
         ("log density", f"{info.density}, {info.gradients:,} gradients, {info.divergences} divergences"),
         ("time", seconds),
         ("seed", str(info.seed)),

@@ -16,7 +16,9 @@ from bayesmeta.sites import Site, element_labels
 __all__ = ["section"]
 
 TITLE = "The tasks: θ"
-MOST_PICTURES = 4
+MOST_PICTURES, OF_LONG = 4, 2  # of θ of a few numbers, and of many
+FEW = 6
+LEAST_PLACES = 6  # that a context must have to be drawn along
 MOST_ROWS = 400
 LEVEL = 0.9
 
@@ -33,11 +35,13 @@ def section(subject: Subject) -> Section:
         "observations is drawn far towards the population, one with many keeps its own estimate."
     )
     parts = [paragraph(lead)]
-    if len(elements) > MOST_PICTURES:
-        parts.append(paragraph(f"The first {MOST_PICTURES} of the {len(elements):,} numbers that make up θ are drawn."))
-    parts += [_picture(subject, site, k, None) for site, k in elements[:MOST_PICTURES]]
-    contexts = [name for name, values in subject.tasks.context.items() if values.dim() == 1]
-    if contexts and len(subject.tasks) > 2:
+    most = MOST_PICTURES if len(elements) <= FEW else OF_LONG
+    if len(elements) > most:
+        parts.append(paragraph(f"The first {most} of the {len(elements):,} numbers that make up θ are drawn."))
+    parts += [_picture(subject, site, k, None) for site, k in elements[:most]]
+    scalars = {name: values for name, values in subject.tasks.context.items() if values.dim() == 1}
+    contexts = [name for name, values in scalars.items() if len(values.unique()) >= LEAST_PLACES]
+    if contexts:
         parts.append(_picture(subject, *elements[0], contexts[0]))
     parts += _table(subject, elements)
     return Section("theta", TITLE, tuple(parts))
