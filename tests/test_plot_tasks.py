@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 
 import bayesmeta as bm
 from bayesmeta.errors import DataError, NotAvailableError, OptionError, UnknownNameError
-from bayesmeta.plot import adaptation, adaptation_path, tasks
+from bayesmeta.plot import adaptation, adaptation_path, phi, population, tasks
 from bayesmeta.plot.style import BLACK, BLUE, LIGHT, RED
+from tests.fitted import tiny
 from tests.plot_records import Record, check, record, resembles
 from tests.plotted import COUNTS, counts, levels, lines, outcomes
 from tests.truth import Array
@@ -148,6 +149,21 @@ def test_every_number_of_tasks_can_be_drawn(count: int) -> None:
     figure = panels[0].get_figure(root=True)
     said = "" if figure is None or figure._suptitle is None else figure._suptitle.get_text()  # type: ignore[attr-defined]
     assert said == (f"12 of {count:,} tasks, evenly spread" if count > 12 else "")
+
+
+def test_a_joint_fit_and_an_updated_one_are_drawn_as_any_other() -> None:
+    joint = tiny("normal_normal", "joint")
+    new = bm.Tasks.from_lists(None, [[0.3, 0.6]], names=["new"], context={"dose": [0.5]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bm.BayesmetaWarning)
+        updated = levels(85).update(new, move=False)
+
+    assert len(shown(tasks(joint))) == 8
+    for posterior in (joint, updated):
+        check(shown(tasks(posterior, names=posterior.tasks.names[-1]))[0])
+        check(population(posterior)[0, 0])
+        check(phi(posterior, pairs=False)[0, 0])
+    assert "new" in updated.tasks
 
 
 # --- as observations come in ----------------------------------------------------------------------------------
