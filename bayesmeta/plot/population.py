@@ -1,8 +1,9 @@
 """The population: how θ of a task that nobody has seen is distributed, and where the tasks of the fit lie in it.
 
 For each draw of φ one θ is drawn from p(θ | φ): the curve is what the fit expects of the next task, with the
-uncertainty about φ in it. Below it stand the tasks of the fit, each with its mean and its interval. A population that
-is wider than its tasks, or that has none where it is highest, is a prior p(θ | φ) of the wrong shape.
+uncertainty about φ in it. Below it stand the tasks of the fit, each with its mean and its interval. Their means spread
+less than the curve, being drawn to its middle; a gap where the curve is highest, or tasks out in its tails, say that
+p(θ | φ) has the wrong shape.
 """
 
 from __future__ import annotations
