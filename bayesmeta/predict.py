@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictive", "query_tasks"]
 
+SHOWN = 30  # rows of a table that shows itself
 QUANTILE_DRAWS = 4000
 PER_OBSERVATION = 40  # numbers alive for each, where it depends on those of the support, one by one
 
@@ -75,9 +77,7 @@ class Predictive:
 
     def __getitem__(self, name: str) -> Predictive:
         """The predictive distribution of one task."""
-        k = self.query.index(name)
-        support = None if self._support is None else self._support[[k]]
-        return Predictive(self._program, self.query[[k]], self._phi[:, [k]], self._theta[:, [k]], self.method, support)
+        return self._at([self.query.index(name)])
 
     @property
     def mean(self) -> Tensor:
@@ -193,12 +193,21 @@ class Predictive:
         return f"Predictive: {len(self.names):,} tasks, {inputs} inputs each, {len(self._phi):,} draws ({self.method})"
 
     def _repr_html_(self) -> str:
-        head = f"<p>{self!r}</p>"
-        if self.query.y.dim() > 1:
+        head, count = f"<p><b>{escape(repr(self))}</b></p>", self.query.n_observations
+        if self.query.y.dim() > 1 or not count:
             return head
-        return head + self.frame().head(30).to_html(index=False, float_format=lambda v: f"{v:.4g}")
+        tasks = int(torch.searchsorted(self.query.offsets[1:], SHOWN)) + 1
+        first = self if tasks >= len(self.names) else self._at(list(range(tasks)))
+        table = first.frame().head(SHOWN).to_html(index=False, float_format=lambda v: f"{v:.4g}")
+        more = f"<p>and {count - SHOWN:,} rows more: <code>frame()</code> has all</p>" if count > SHOWN else ""
+        return head + table + more
 
     # -----------------------------------------------------------------------------------------------------
+
+    def _at(self, at: list[int]) -> Predictive:
+        """The predictive distribution of the tasks at these positions."""
+        support = None if self._support is None else self._support[at]
+        return Predictive(self._program, self.query[at], self._phi[:, at], self._theta[:, at], self.method, support)
 
     def _mean_and_sd(self) -> tuple[Tensor, Tensor]:
         if self._moments is None:

@@ -151,7 +151,8 @@ def test_every_kind_of_input_and_outcome_is_shown_in_plain_numbers(kind: str) ->
     assert (
         len(view.shown["band"]["x"]) == {"curve": 61, "levels": 2, "nothing": 1, "columns": 61, "yes_or_no": 61}[kind]
     )
-    assert ("lower" in view.shown["band"]) == (kind != "yes_or_no")
+    assert all(low < high for low, high in zip(view.shown["band"]["lower"], view.shown["band"]["upper"], strict=True))
+    assert kind != "yes_or_no" or 0 < min(view.shown["band"]["lower"]) < max(view.shown["band"]["upper"]) < 1
     assert column is None or column["low"] <= min(view.shown["band"]["x"]) <= max(view.shown["band"]["x"])
     json.dumps([view.setup, view.shown], allow_nan=False)
 

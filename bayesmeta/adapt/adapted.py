@@ -17,13 +17,15 @@ from bayesmeta.evidence.conditional import constrained
 from bayesmeta.mapping import over_draws
 from bayesmeta.predict import Predictive, query_tasks
 from bayesmeta.program import Program
-from bayesmeta.sites import element_labels
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Adapted"]
+
+SHOWN = 60  # rows of a table that shows itself
+QUANTILE_NUMBERS = 4_000_000  # torch takes no more than 16 million at once
 
 
 class Adapted:
@@ -122,27 +124,49 @@ class Adapted:
         """One row per task and element of θ: mean, sd and the central interval of that level."""
         import pandas as pd
 
-        rows = []
-        for name, values in self.theta.items():
-            flat = values.reshape(*values.shape[:2], -1)
-            tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-            lower, upper = torch.quantile(flat, tail, dim=0)
-            site = next(site for site in self._program.structure.theta if site.name == name)
-            for k, label in enumerate(element_labels(name, site.shape)):
-                for t, task in enumerate(self.names):
-                    column = flat[:, t, k]
-                    numbers = (column.mean(), column.std(), lower[t, k], upper[t, k], self.k_hat[t])
-                    rows.append((task, label, *(float(number) for number in numbers)))
-        table = pd.DataFrame(rows, columns=["task", "theta", "mean", "sd", "lower", "upper", "k_hat"])
-        return table.sort_values("task", key=lambda s: s.map(self.tasks.index), kind="stable", ignore_index=True)
+        tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        labels, columns = self._labels(), [self.k_hat.new_empty(4, len(self), 0)]
+        for site in self._program.structure.theta.names:
+            flat = self.theta[site].reshape(*self.theta[site].shape[:2], -1)
+            step = max(1, QUANTILE_NUMBERS // max(1, flat[:, 0].numel()))
+            for_tasks = [torch.quantile(part, tail, dim=0) for part in flat.split(step, dim=1)]
+            columns.append(torch.cat([torch.stack([flat.mean(0), flat.std(0)]), torch.cat(for_tasks, dim=1)]))
+        numbers = dict(zip(("mean", "sd", "lower", "upper"), torch.cat(columns, dim=2).flatten(1).numpy(), strict=True))
+        names = {"task": [name for name in self.names for _ in labels], "theta": labels * len(self)}
+        return pd.DataFrame({**names, **numbers, "k_hat": self.k_hat.repeat_interleave(len(labels)).numpy()})
 
     def __repr__(self) -> str:
-        draws = self.theta_coordinates.shape[0]
-        worst = float(self.k_hat.max()) if len(self) else float("nan")
+        draws, count = self.theta_coordinates.shape[0], len(self)
+        known = self.k_hat[~(torch.isnan(self.k_hat) | torch.isneginf(self.k_hat))]
+        k_hat = f", largest k-hat {float(known.max()):.2f}" if len(known) else ""
         why = f" ({self.reason})" if self.reason else ""
-        head = f"Adapted: {len(self):,} tasks, {draws:,} draws each, largest k-hat {worst:.2f}"
+        head = f"Adapted: {count:,} task{'' if count == 1 else 's'}, {draws:,} draws each{k_hat}"
         return f"{head}\nmethod {self.method!r}{why}"
 
     def _repr_html_(self) -> str:
-        table = self.summary().head(60).to_html(index=False, float_format=lambda v: f"{v:.4g}")
-        return f"<p>{escape(repr(self))}</p>{table}"
+        head, *rest = (escape(line) for line in repr(self).splitlines())
+        text = f"<p>{'<br>'.join([f'<b>{head}</b>', *rest])}</p>"
+        rows = len(self._labels())
+        if not rows:
+            return text
+        first = self._first(max(1, SHOWN // rows))
+        table = first.summary().head(SHOWN).to_html(index=False, float_format=lambda v: f"{v:.4g}")
+        more = len(self) * rows - SHOWN
+        return text + table + (f"<p>and {more:,} rows more: <code>summary()</code> has all</p>" if more > 0 else "")
+
+    def _labels(self) -> list[str]:
+        """Names of the elements of θ."""
+        return self._program.structure.theta.labels()
+
+    def _first(self, count: int) -> Adapted:
+        """The first of the tasks."""
+        return Adapted(
+            self._program,
+            self.tasks[:count],
+            self.phi_coordinates[:, :count],
+            self.theta_coordinates[:, :count],
+            method=self.method,
+            k_hat=self.k_hat[:count],
+            effective_size=self.effective_size[:count],
+            k_hat_theta=self.k_hat_theta[:count],
+        )

@@ -119,12 +119,14 @@ class Score:
         return _ratio(self.per_task[name], self.per_task["n"])
 
     def __repr__(self) -> str:
-        count = int(self.per_task["n"].sum())
-        head = f"Score of {count:,} observations of {len(self.per_task):,} tasks, intervals of {self.level:.0%}"
-        return f"{head}\n{self.table.to_string(float_format=lambda v: f'{v:.4g}')}"
+        return f"{self._title()}\n{self.table.to_string(float_format=lambda v: f'{v:.4g}')}"
 
     def _repr_html_(self) -> str:
-        return self.table.to_html(float_format=lambda v: f"{v:.4g}")
+        return self.table.to_html(float_format=lambda v: f"{v:.4g}", na_rep="") + f"<p>{self._title()}</p>"
+
+    def _title(self) -> str:
+        count = int(self.per_task["n"].sum())
+        return f"Score of {count:,} observations of {len(self.per_task):,} tasks, intervals of {self.level:.0%}"
 
 
 def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000, seed: int = 0) -> Score:

@@ -26,16 +26,13 @@ BEYOND = 1.0  # ranges of the data by which a band may stretch the picture
 
 
 def band(subject: Subject, adapted: Adapted, state: State, level: float) -> Curve:
-    """Mean and interval of an observation over the horizontal axis; of yes or no, the probability alone."""
+    """Mean and interval of an observation over the horizontal axis; of yes or no, of its probability."""
     columns, k = subject.columns, state.column
     at = columns[k].grid() if columns else [0.0]
     rows = [(*state.held[:k], value, *state.held[k + 1 :]) if columns else () for value in at]
     predicted = adapted.predict(subject.rows(rows))
-    found: Curve = {"x": list(at), "mean": plain(predicted.mean[0])}
-    if not subject.outcome.is_binary:
-        lower, upper = predicted.interval(level)
-        found |= {"lower": plain(lower[0]), "upper": plain(upper[0])}
-    return found
+    lower, upper = predicted.mean_interval(level) if subject.outcome.is_binary else predicted.interval(level)
+    return {"x": list(at), "mean": plain(predicted.mean[0]), "lower": plain(lower[0]), "upper": plain(upper[0])}
 
 
 def observations(task: Tasks) -> dict[str, Any]:

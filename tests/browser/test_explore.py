@@ -37,7 +37,7 @@ class View:
 
     @property
     def words(self) -> str:
-        return self.root.locator(".bm-words").inner_text()
+        return str(self.root.locator(".bm-words").inner_text())
 
     @property
     def mean(self) -> float:

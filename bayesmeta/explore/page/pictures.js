@@ -46,7 +46,7 @@ function outline(rows, x, y) {
 // A curve as rows of x, mean, lower and upper; without an axis of x, the same from end to end.
 function rowsOf(curve, column, x) {
   const at = column ? curve.x : [x.low, x.high];
-  const value = (name, k) => (curve[name] ? curve[name][column ? k : 0] : null);
+  const value = (name, k) => curve[name][column ? k : 0];
   const rows = at.map((one, k) => {
     return { x: one, mean: value("mean", k), lower: value("lower", k), upper: value("upper", k) };
   });

@@ -351,15 +351,15 @@ function render({ model, el }) {
   function drawPredictionTable() {
     const { band: curve } = view.shown, column = setup.columns[view.state.column], last = curve.x.length - 1;
     const picks = [...new Set([0, 1, 2, 3, 4, 5, 6].map((k) => Math.round((k * last) / 6)))];
-    const head = [...(column ? [column.name] : []), "mean", ...(curve.lower ? ["lower", "upper"] : [])];
+    const head = [...(column ? [column.name] : []), "mean", "lower", "upper"];
     const cell = (value) => html("td", {}, value === null ? "" : show(value));
     const body = picks.map((k) => {
-      const ends = curve.lower ? [curve.lower[k], curve.upper[k]] : [];
-      return html("tr", {}, ...[...(column ? [curve.x[k]] : []), curve.mean[k], ...ends].map(cell));
+      const values = [...(column ? [curve.x[k]] : []), curve.mean[k], curve.lower[k], curve.upper[k]];
+      return html("tr", {}, ...values.map(cell));
     });
-    const caption = `What an observation will be (${setup.outcome.name}), with ${percent()} intervals`;
+    const { binary, name } = setup.outcome, what = binary ? `Probability that ${name} = 1` : `What ${name} will be`;
     parts.table.replaceChildren(
-      html("caption", {}, setup.outcome.binary ? `Probability of ${setup.outcome.name} = 1` : caption),
+      html("caption", {}, `${what}, with ${percent()} intervals`),
       html("thead", {}, html("tr", {}, ...head.map((name) => html("th", { scope: "col" }, name)))),
       html("tbody", {}, ...body),
     );
@@ -370,7 +370,7 @@ function render({ model, el }) {
   }
 
   function drawWords() {
-    const { shown } = view, what = setup.outcome.binary ? "probability" : `mean and ${percent()} interval`;
+    const { shown } = view, what = `${setup.outcome.binary ? "probability" : "mean"} and ${percent()} interval`;
     const item = (color, text) => html("li", {}, html("span", { style: `background: ${color}` }), text);
     parts.legend.replaceChildren(
       item(PALE, "before any observation"), item("#9fbadb", `adapted: ${what}`),
