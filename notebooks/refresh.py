@@ -25,6 +25,7 @@ __all__ = ["main", "refresh"]
 
 HERE = Path(__file__).parent
 COLOURS = 128  # of a picture: text and lines need no more
+OCTREE = Image.Quantize.FASTOCTREE  # which keeps the colour of a single dot
 TIMEOUT = 1800  # seconds for a cell
 
 
@@ -55,7 +56,7 @@ def _tidy(output: Any, alt: str | None) -> None:
 def _small(encoded: str) -> str:
     """The same picture with few colours, base64."""
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few = picture.convert("RGB").quantize(COLOURS, method=OCTREE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     few.save(buffer, format="png", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
