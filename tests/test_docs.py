@@ -27,6 +27,7 @@ SLOW = {
     "howto/looking.md",
     "howto/many.md",
     "howto/outcomes.md",
+    "howto/saving.md",
     "population.md",
     "training.md",
 }
