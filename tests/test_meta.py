@@ -375,6 +375,18 @@ def test_without_a_squared_loss_errors_are_not_known() -> None:
         _ = outputs.sd
 
 
+def test_inputs_of_one_number_a_row_need_no_axis_of_their_own() -> None:
+    plain = bm.Tasks.from_lists([task.x[:, 0] for task in sines()], [task.y for task in sines()])
+    settings = MAML(shots=3, steps=3)
+    one, two = (bm.meta.fit(network(), tasks, settings, progress=False) for tasks in (sines(), plain))
+
+    assert all(torch.equal(value, two.weights[name]) for name, value in one.weights.items())
+    assert (
+        one.adapt(sines()).predict(torch.zeros(2, 1)).mean.shape == two.adapt(plain).predict(torch.zeros(2)).mean.shape
+    )
+    bm.meta.fit(network(inputs=3), plain, bm.meta.CAVIA(size=2, shots=3, steps=2), progress=False)
+
+
 def test_a_stream_is_learnt_from() -> None:
     stream = bm.Stream(lambda seed: sines(6, (6,), seed=seed))
     learner = bm.meta.fit(network(), stream, MAML(shots=3, steps=5), progress=False)

@@ -39,6 +39,7 @@ class CAVIA(MAML):
 
     def forward(self, net: Functional, weights: Weights, x: Tensor) -> Tensor:
         """The network at x (n, d) with the context behind each row."""
+        x = x.unsqueeze(-1) if x.dim() == 1 else x
         if x.dim() != 2:
             raise DataError(f"CAVIA puts the context behind inputs (n, d), got inputs {tuple(x.shape)}")
         context = weights.get(CONTEXT, x.new_zeros(self.size))

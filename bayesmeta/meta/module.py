@@ -26,7 +26,8 @@ class Functional:
     """A module as a function of its weights.
 
     Args:
-        net: The module, called with one argument, x (n, ...), and giving a row for each, (n, ...).
+        net: The module, called with one argument, x (n, ...), and giving a row for each, (n, ...). Inputs of one number
+            a row go in as (n, 1).
 
     Attributes:
         weights: The module's own weights by name: where meta-learning starts from.
@@ -47,8 +48,9 @@ class Functional:
         self.dtype = next(iter(self.weights.values())).dtype
 
     def __call__(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The module with these weights, at x (n, ...)."""
-        out: Tensor = torch.func.functional_call(self._net, dict(weights), (x,))
+        """The module with these weights, at x (n, ...); one number a row (n,) goes in as (n, 1)."""
+        rows = x.unsqueeze(-1) if x.dim() == 1 else x
+        out: Tensor = torch.func.functional_call(self._net, dict(weights), (rows,))
         return out
 
     def head(self) -> tuple[str, ...]:

@@ -65,10 +65,10 @@ def fit(
         >>> import torch
         >>> from torch import nn
         >>> import bayesmeta as bm
-        >>> tasks = bm.Tasks.from_arrays([[[0.0], [1.0], [2.0]]] * 2, [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+        >>> tasks = bm.Tasks.from_arrays([[0.0, 1.0, 2.0]] * 2, [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
         >>> settings = bm.meta.MAML(shots=1, inner_steps=1, steps=20)
         >>> learner = bm.meta.fit(nn.Linear(1, 1), tasks, settings, progress=False)
-        >>> learner.adapt(tasks).predict(torch.tensor([[3.0]])).mean.shape
+        >>> learner.adapt(tasks).predict(torch.tensor([3.0])).mean.shape
         torch.Size([2, 1])
     """
     begin = time.perf_counter()
