@@ -71,7 +71,7 @@ def test_ragged_tasks_are_predicted_in_the_order_of_their_rows() -> None:
 def test_theta_of_a_joint_fit_is_meant_in_its_own_coordinates() -> None:
     """A file of a joint fit has θ in coordinates that are centred by degrees: they must not be taken for values."""
     scenario = SCENARIOS["plated"]()
-    config = bm.NUTS(evidence="joint", draws=60, tune=60, chains=1, compile=False, max_treedepth=4)
+    config = bm.NUTS(evidence="joint", draws=60, tune=40, chains=1, compile=False, max_treedepth=3)
     posterior = bm.fit(scenario.hierarchy, scenario.tasks, config, progress=False)
     y = torch.tensor(posterior_groups(posterior)["posterior_predictive"]["y"].values[0])
     tasks = posterior.tasks
@@ -164,17 +164,22 @@ def test_arviz_finds_how_sensitive_phi_is() -> None:
 
 # --- every back-end -----------------------------------------------------------------------------------------
 
-BACK_ENDS = {
+BACK_ENDS: dict[str, Any] = {
     "laplace": bm.Laplace(draws=40),
     "pathfinder": bm.Pathfinder(draws=40),
-    "svi": bm.SVI(steps=60, draws=40),
+    "svi": bm.SVI(steps=20, draws=40),
     "ensemble": ROUGH,
-    "hmc": bm.HMC(draws=10, tune=20, chains=4, compile=False),
+    "hmc": bm.HMC(draws=6, tune=10, chains=4, compile=False),
     "pyro": bm.NUTS(engine="pyro", draws=8, tune=8, chains=1, max_treedepth=3, compile=False),
 }
 
 
-@pytest.mark.parametrize("name", BACK_ENDS)
+SLOW = ("pathfinder", "pyro")  # alike to others from here on
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in SLOW else []) for name in BACK_ENDS]
+)
 def test_every_back_end_comes_out_alike(name: str, tmp_path: Path) -> None:
     scenario = normal_normal()
     posterior = bm.fit(scenario.hierarchy, scenario.tasks, BACK_ENDS[name], progress=False)

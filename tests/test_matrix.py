@@ -112,6 +112,6 @@ def test_every_model_runs_with_every_preset(name: str, preset: str) -> None:
         assert values.isfinite().all()
     assert predictive.log_prob(tasks[0].y.expand(3, -1)).isfinite().all()
 
-    found = posterior.to_arviz()
+    found = posterior.to_arviz(posterior_predictive=False)
     assert {"posterior", "log_likelihood", "observed_data", "constant_data"} <= set(found.groups())
     assert set(found.posterior.data_vars) == set(phi) | set(theta)

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 import bayesmeta as bm
+from bayesmeta import shelf
 from bayesmeta.errors import DataError, HierarchyError, OptionError
 from tests.ensembles import network, waves
 from tests.scenarios import normal_normal, plated
@@ -103,6 +104,18 @@ def test_tasks_without_observations_have_none() -> None:
 
 
 # --- other hierarchies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shelf.names("model"))
+def test_the_models_of_the_gallery_draw_observations(name: str) -> None:
+    model = shelf.load_model(shelf.path_of("model", name))
+    tasks = model.tasks()
+    tasks = tasks[: min(len(tasks), 5)]
+    prior = bm.prior(model.hierarchy, tasks, 10)
+
+    assert prior.y.shape == (10, *tasks.y.shape)
+    assert prior.y.isfinite().all()
+    assert bool((prior.y.std(0) > 0).any())
 
 
 def test_a_gaussian_process_draws_curves() -> None:
