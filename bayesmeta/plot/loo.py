@@ -62,6 +62,7 @@ def loo(
         ax.set_title(f"sum {total:.1f}, standard error {error:.1f} nats", loc="left", fontsize="medium", pad=22)
     _ticks(ax, names)
     legend(ax, columns=3)
+    _enlarge(ax)
     return tidy(ax)
 
 
@@ -101,7 +102,8 @@ def _draw_k_hat(ax: Axes, names: list[str], k_hat: Array, refitted: set[str], go
     )
     for which, face, edge, name in kinds:
         if which.any():
-            ax.scatter(places[which], shown[which], s=_area(len(names)), facecolors=face, edgecolors=edge, label=name)
+            style = _dots(len(names))
+            ax.scatter(places[which], shown[which], facecolors=face, edgecolors=edge, label=name, **style)
     ax.axhline(good_k, color=BLACK, linewidth=0.9, linestyle="--", zorder=1, label=f"limit {good_k:.2f}")
     if shown.max() > 0.75 * FAILS:
         ax.axhline(FAILS, color=GREY, linewidth=0.9, linestyle=":", zorder=1, label="1: no mean of the weights")
@@ -110,7 +112,7 @@ def _draw_k_hat(ax: Axes, names: list[str], k_hat: Array, refitted: set[str], go
 
 
 def _draw_elpd(ax: Axes, names: list[str], elpd: Array) -> None:
-    ax.scatter(np.arange(len(names)), elpd, s=_area(len(names)), color=BLUE)
+    ax.scatter(np.arange(len(names)), elpd, color=BLUE, **_dots(len(names)))
     ax.axhline(float(elpd.mean()), color=BLACK, linewidth=0.9, linestyle="--", zorder=1, label="mean")
     lower, upper = np.quantile(elpd, [0.25, 0.75])
     _name(ax, names, elpd, np.flatnonzero(elpd < lower - 3 * (upper - lower)), elpd)
@@ -120,17 +122,36 @@ def _name(ax: Axes, names: list[str], values: Array, odd: npt.NDArray[np.intp], 
     """The names of those that stand out, where names are not below the axis."""
     if len(names) <= MOST_TICKS:
         return
-    for t in odd[np.argsort(key[odd])][:MOST_NAMED]:
+    named: list[int] = []
+    for t in odd[np.argsort(key[odd], kind="stable")].tolist():
+        if len(named) == MOST_NAMED or any(_touch(t, other, values) for other in named):
+            continue
+        named.append(t)
         left = t > 0.75 * len(names)
         at, side = ((-5, 0), "right") if left else ((5, 0), "left")
-        ax.annotate(
-            names[t], (float(t), float(values[t])), at, textcoords="offset points", ha=side, va="center", fontsize=8
-        )
+        ax.annotate(names[t], (t, float(values[t])), at, textcoords="offset points", ha=side, va="center", fontsize=8)
 
 
-def _area(count: int) -> float:
-    """Of a dot, in square points: smaller where there are many."""
-    return 24.0 if count <= 100 else max(2.0, 2400.0 / count)
+def _touch(t: int, other: int, values: Array) -> bool:
+    """Whether the names of two tasks would lie on each other."""
+    return abs(t - other) < 0.12 * len(values) and abs(values[t] - values[other]) < 0.04 * float(np.ptp(values))
+
+
+def _dots(count: int) -> dict[str, Any]:
+    """How dots are drawn: small ones without an edge where there are many."""
+    if count <= 100:
+        return {"s": 24.0}
+    return {"s": max(2.0, 2400.0 / count), "linewidths": 0.0 if count > 1000 else 0.5}
+
+
+def _enlarge(ax: Axes) -> None:
+    """Dots in the legend that are seen, however small those of the picture are."""
+    from matplotlib.collections import PathCollection
+
+    found = ax.get_legend()
+    for handle in [] if found is None else found.legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([24.0])
 
 
 def _ticks(ax: Axes, names: list[str]) -> None:

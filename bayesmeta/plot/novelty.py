@@ -120,6 +120,6 @@ def _label(ax: Axes, result: Novelty, order: npt.NDArray[np.intp], strangers: in
     shown = f", the {len(order)} strangest drawn" if len(order) < seen else ""
     shown += f" ({len(result) - seen:,} without observations)" if seen < len(result) else ""
     ax.set_title(f"{strangers:,} of {len(result):,} tasks strange{shown}", loc="left", fontsize="medium", pad=40)
-    ax.set_ylabel("task, the strangest first")
+    ax.set_ylabel("task")
     ax.set_xlabel(f"share of {result.replicates:,} tasks of the population that are stranger")
     legend(ax, columns=2)

@@ -219,12 +219,16 @@ def _label_horizontal(ax: Axes, posterior: Posterior, columns: _Columns, along: 
 def _ticks(ax: Axes, sizes: Tensor, names: list[str], noun: str) -> None:
     """Names below few tasks, numbers of observations below many."""
     ax.set_xlim(-1, len(sizes))
+    equal = bool((sizes == sizes[0]).all())
+    if len(sizes) > MOST_TICKS and equal:
+        ax.set_xticks([])
+        ax.set_xlabel(f"{noun} (observations: {int(sizes[0]):,} each)")
+        return
     if len(sizes) > MOST_TICKS:
         places = _places(sizes)
         ax.set_xticks(places, [f"{int(sizes[place]):,}" for place in places])
         ax.set_xlabel(f"observations per {noun}, fewest first")
         return
-    equal = bool((sizes == sizes[0]).all())
     counts = [""] * len(names) if equal else [f" ({size:,})" for size in sizes.tolist()]
     labels = [name + count for name, count in zip(names, counts, strict=True)]
     crowded = sum(len(label) + 2 for label in labels) > ROOM
