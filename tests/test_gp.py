@@ -542,12 +542,12 @@ def test_a_common_process_is_better_than_a_network_where_tasks_are_few() -> None
 def test_tasks_with_hyperparameters_of_their_own_are_predicted_nearly_as_well_as_can_be() -> None:
     """Joint log density within .05 of the exact hyper-posterior's, per observation; one for all tasks loses more."""
     env = GPTasks()
-    train = env.tasks(40, shots=20, seed=1)
-    support, query = env.tasks(20, shots=10, query=50, seed=2)
+    train = env.tasks(20, shots=20, seed=1)
+    support, query = env.tasks(16, shots=10, query=50, seed=2)
     best = env.optimal(support, query).log_prob(query)
     own = gp(rbf(), varying=("rbf_lengthscale", "rbf_amplitude"))
-    posterior = bm.fit(own, train, bm.Laplace(draws=100, starts=1, evidence="laplace"), progress=False)
-    shared = bm.fit(gp(rbf()), train, bm.Laplace(draws=100, starts=1), progress=False)
+    posterior = bm.fit(own, train, bm.Laplace(draws=60, starts=1, evidence="laplace"), progress=False)
+    shared = bm.fit(gp(rbf()), train, bm.Laplace(draws=60, starts=1), progress=False)
     lost = [(best - fit.adapt(support).predict(query).log_prob(query)).mean() / 50 for fit in (posterior, shared)]
 
     assert -0.02 < float(lost[0]) < 0.05
