@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["posterior_groups", "prior_groups"]
 
 MOST_NUMBERS = 50_000_000  # of one group
-FEW_NUMBERS = 2_000_000  # that observations drawn anew may be, where they are not asked for
+FEW_NUMBERS = 5_000_000  # that observations drawn anew may be, where they are not asked for
 
 
 def posterior_groups(
@@ -43,7 +43,7 @@ def posterior_groups(
         log_likelihood: With log_likelihood, where S x N is at most 50 million, and log_prior. ``y_by_task`` is
             log Z_t(φ) where θ is integrated out, and the sum over observations where it is sampled.
         posterior_predictive: With observations drawn anew, one of each under every draw; None: with the log
-            likelihood, where S x N is at most two million and the task draws them, many at once.
+            likelihood, where S x N is at most five million and the task draws them, many at once.
         prior: With prior and prior_predictive: 1,000 draws, or those given.
 
     Raises:
