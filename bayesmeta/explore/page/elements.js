@@ -1,7 +1,7 @@
 // Elements of the page, and numbers on it: nothing here knows what is shown.
 
 const NS = "http://www.w3.org/2000/svg";
-const TYPED = 10; // digits of a number in a field; elsewhere fewer are enough
+const TYPED = 7; // digits of a number in a field; elsewhere fewer are enough
 
 // --- elements -----------------------------------------------------------------------------------------------------
 
