@@ -13,11 +13,11 @@ import torch
 from scipy import stats
 
 from bayesmeta.errors import DataError, OptionError, UnknownNameError
-from bayesmeta.plot import phi, population
+from bayesmeta.plot import adaptation, phi, population
 from bayesmeta.plot.smooth import contour_heights, density, density_of_pairs, window
 from bayesmeta.plot.style import BLACK, BLUE, GREY, LIGHT
 from tests.plot_records import check, record, resembles
-from tests.plotted import levels, lines, networks
+from tests.plotted import COUNTS, levels, lines, networks
 
 HALF_LINE = (0.0, math.inf)
 
@@ -186,6 +186,17 @@ def test_of_very_many_tasks_an_even_spread_stands_on_the_population() -> None:
 
     assert len(found.data("points", BLACK)) == 100
     assert "task (100 of 10,000 tasks, evenly spread): mean and 90% interval" in found.legend
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_every_number_of_tasks_can_be_drawn(count: int) -> None:
+    posterior = levels(count)
+    new = adaptation(posterior, posterior.tasks, name="0", shots=[0, 1])
+
+    assert len(check(population(posterior)[0, 0]).data("points", BLACK)) == min(count, 100)
+    check(phi(posterior, sites="tau")[0, 0])
+    check(new[0, 0])
+    check(new[0, 1], ylabel=False)
 
 
 # --- axes, images, errors -------------------------------------------------------------------------------------
