@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import bayesmeta as bm
+from bayesmeta import shelf
 from bayesmeta.cli import app
 from bayesmeta.errors import NotAvailableError, OptionError
 from bayesmeta.report import SECTIONS, _written, as_page, calibrating, checking, leaving, shrinking
@@ -27,6 +29,7 @@ from bayesmeta.report.html import Section, page, table
 from bayesmeta.report.story import as_html, story_of, title_of
 from bayesmeta.report.subject import Subject, lighter
 from tests.fitted import tiny
+from tests.scenarios import normal_normal
 
 QUICK = bm.Laplace(draws=400)
 
@@ -57,6 +60,12 @@ def subject(story: str = "") -> Subject:
     tasks = bm.Tasks.from_lists(xs, ys, names=names, context={"old": [k % 2 for k in range(len(sizes))]})
     posterior = bm.fit(bm.Hierarchy(hyperprior, task), tasks, QUICK, progress=False)
     return Subject(posterior, story, 0)
+
+
+@cache
+def schools() -> bm.Posterior:
+    scenario = normal_normal()
+    return bm.fit(scenario.hierarchy, scenario.tasks, QUICK, progress=False)
 
 
 class Reader(HTMLParser):
@@ -164,7 +173,7 @@ def test_the_formula_says_what_each_parameter_is_made_of() -> None:
 
 
 def test_a_parameter_that_is_a_site_or_a_context_is_named() -> None:
-    lines = {line.name: line.distribution for line in formula(tiny("normal_normal"))}
+    lines = {line.name: line.distribution for line in formula(schools())}
 
     assert lines == {
         "mu": "Normal(0, 5)",
@@ -200,11 +209,26 @@ def test_a_story_is_told_by_paragraphs_formulas_and_references() -> None:
     ]
 
 
-def test_the_story_is_that_of_the_model_file_and_not_of_any_other_module() -> None:
-    from bayesmeta import shelf
+def test_the_story_is_that_of_the_model_file_and_not_of_any_other_module(tmp_path: Path) -> None:
+    made = tmp_path / "made.py"
+    made.write_text('"""Plates of seeds."""\nimport bayesmeta as bm\nhierarchy = bm.families.gp()\nload = print\n')
 
     assert story_of(shelf.load_model("eight_schools").hierarchy).startswith("Eight schools: ")
-    assert story_of(subject().posterior.hierarchy) == ""
+    assert story_of(shelf.load_model(made).hierarchy) == "Plates of seeds.", "functions from elsewhere"
+    assert story_of(subject().posterior.hierarchy) == "", "not the docstring of the tests"
+
+
+def test_a_notebook_has_no_docstring_of_its_own() -> None:
+    source = (
+        "def hyperprior(): ...\n\ndef task(phi, x, y=None):\n    'One plot.'\n\nhierarchy = Hierarchy(hyperprior, task)"
+    )
+    cell: dict[str, Any] = {"__doc__": "Automatically created module", "Hierarchy": bm.Hierarchy}
+    exec(source, cell)
+    in_a_file = {**cell, "__file__": "plots.py"}
+    exec(source, in_a_file)
+
+    assert story_of(cell["hierarchy"]) == "One plot."
+    assert story_of(in_a_file["hierarchy"]) == "Automatically created module"
 
 
 # --- checks that can fail ---------------------------------------------------------------------------------------
@@ -348,7 +372,7 @@ def test_ten_thousand_tasks_have_a_page() -> None:
 
 
 def test_fewer_draws_are_an_even_spread_of_each_chain() -> None:
-    posterior = tiny("normal_normal")
+    posterior = tiny("normal_normal", "joint")
     few = lighter(posterior, 10)
 
     assert few.draws.u.shape[:2] == (2, 5)

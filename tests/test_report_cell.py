@@ -9,13 +9,12 @@ import pytest
 
 import bayesmeta as bm
 from bayesmeta.report.cell import histogram, intervals
-from tests.fitted import tiny
 from tests.scenarios import normal_normal
-from tests.test_report import subject
+from tests.test_report import schools, subject
 
 
 def test_it_shows_verdict_table_and_pictures_in_a_few_kilobytes() -> None:
-    text = tiny("normal_normal")._repr_html_()
+    text = schools()._repr_html_()
 
     assert re.search("<b>(fine|doubtful|failed)</b>", text)
     assert text.count("<svg") == 3  # a histogram for each number of φ, and the tasks

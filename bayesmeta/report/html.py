@@ -29,7 +29,11 @@ nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3re
 figure { margin: 1.25rem 0; } figcaption, caption, .note { color: var(--soft); font-size: .9rem; }
 figcaption { max-width: 44rem; } caption { text-align: left; padding-bottom: .3rem; }
 img { display: block; width: 100%; height: auto; }
-.wide { overflow-x: auto; margin: .75rem 0; } table { border-collapse: collapse; font-size: .9rem; }
+.wide { overflow-x: auto; margin: .75rem 0; background: no-repeat local, no-repeat local, no-repeat, no-repeat;
+  background-image: linear-gradient(90deg, #fff 30%, #fff0), linear-gradient(270deg, #fff 30%, #fff0),
+    linear-gradient(90deg, #0003, #0000), linear-gradient(270deg, #0003, #0000);
+  background-position: 0 0, 100% 0, 0 0, 100% 0; background-size: 2rem 100%, 2rem 100%, .5rem 100%, .5rem 100%; }
+table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .6rem .25rem 0; text-align: left; vertical-align: top; white-space: nowrap;
          border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 600; } .long { white-space: normal; min-width: 12rem; }
@@ -42,12 +46,15 @@ pre { overflow-x: auto; background: var(--pale); padding: .7rem .9rem; margin: .
 .fine { background: #1d6b3f; } .doubtful { background: #8a5200; } .failed { background: #a32a1e; }
 summary { cursor: pointer; color: var(--blue); }
 footer { margin-top: 3rem; }
-@media (max-width: 30rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+@media (max-width: 30rem) {
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
+  table { font-size: .85rem; } th, td { padding-right: .4rem; } th.number, td.number { padding: .25rem .35rem; }
+}
 @media print {
   body { font-size: 10.5pt; max-width: none; padding: 0; } nav { display: none; }
   a { color: inherit; text-decoration: none; } h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; }
   img { min-width: 0 !important; max-height: 21cm; width: auto; max-width: 100% !important; }
-  .wide, pre { overflow: visible; }
+  .wide, pre { overflow: visible; background-image: none; }
   pre { white-space: pre-wrap; } .chip { color: inherit; background: none; border: 1px solid; }
 }
 """

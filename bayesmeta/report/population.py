@@ -51,7 +51,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
     if len(frame) > MOST_ROWS:
         caption += f": the first {MOST_ROWS} of {len(frame):,}; posterior.summary() has all"
     return [
-        table(("", *shown), rows, numbers=range(1, 1 + len(shown)), caption=caption),
+        table(("φ", *shown), rows, numbers=range(1, 1 + len(shown)), caption=caption),
         paragraph(READING, note=True),
     ]
 

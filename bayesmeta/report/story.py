@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +17,19 @@ from bayesmeta.report.html import paragraph, preformatted
 
 __all__ = ["as_html", "story_of", "title_of"]
 
+LOADED = "bayesmeta_model_"  # what `bayesmeta.shelf` calls the modules of model files
 REFERENCE = re.compile(r"[^\W\d_][\w'-]+, (?:[^\W\d_]\.[ -]?)+")  # "Gelman, A. and Hill, J. (2007)"
 
 
 def story_of(hierarchy: Hierarchy) -> str:
     """The docstring of the model file that the hierarchy stands in, else those of its functions; perhaps empty."""
-    functions = [hierarchy.hyperprior, hierarchy.task]
-    for function in functions:
-        module = getattr(function, "__globals__", {})
-        if module.get("hierarchy") is hierarchy and module.get("__doc__"):
+    plated = hierarchy._plated
+    functions = [hierarchy.hyperprior, hierarchy.task] if plated is None else [plated.model]
+    around = [getattr(function, "__globals__", {}) for function in functions]
+    files = [vars(module) for name, module in list(sys.modules.items()) if name.startswith(LOADED)]
+    for module in (*around, *files):
+        # a notebook is a module as well, without a file, and its docstring is IPython's
+        if module.get("hierarchy") is hierarchy and module.get("__doc__") and module.get("__file__"):
             return inspect.cleandoc(str(module["__doc__"]))
     return "\n\n".join(text for text in map(_docstring, functions) if text)
 
