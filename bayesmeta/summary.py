@@ -19,6 +19,7 @@ __all__ = ["ess", "labels", "overview", "r_hat", "summarise"]
 
 Array = npt.NDArray[np.float64]
 COLUMNS = ("mean", "sd", "q05", "q50", "q95", "mcse_mean", "ess_bulk", "ess_tail", "r_hat")
+TAIL = (0.05, 0.95)  # the quantiles whose effective sizes count in the tails
 MOST_ROWS = 40  # of an overview: beyond it sites of many elements are one row each
 FEW_ELEMENTS = 6  # that a site may have to keep a row for each
 
@@ -103,7 +104,8 @@ def ess(chains: Array, method: str = "bulk") -> float:
 
     NaN with fewer than four draws per chain. Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021.
     """
-    return _from_arviz("ess", chains, method=method)
+    tail = {"prob": TAIL} if method == "tail" else {}  # which ArviZ 1.x wants to be told
+    return _from_arviz("ess", chains, method=method, **tail)
 
 
 def r_hat(chains: Array) -> float:

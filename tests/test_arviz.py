@@ -224,6 +224,16 @@ def test_arviz_leaves_one_task_out(saved: Any) -> None:
     assert np.isfinite([getattr(by_task, elpd), getattr(by_row, elpd)]).all()
 
 
+def test_the_diagnostics_of_summaries_are_there() -> None:
+    """The calls of `bayesmeta.summary`, on draws that are independent."""
+    chains = np.random.default_rng(0).normal(size=(4, 500))
+    sizes = [arviz.ess(chains, method=method) for method in ("bulk", "mean")]
+    sizes.append(arviz.ess(chains, method="tail", prob=(0.05, 0.95)))
+
+    assert all(1500 < float(size) < 2600 for size in sizes)
+    assert float(arviz.rhat(chains)) == pytest.approx(1.0, abs=0.01)
+
+
 # --- plots --------------------------------------------------------------------------------------------------
 
 SHARED: dict[str, Plot] = {
