@@ -108,7 +108,7 @@ def networks() -> Posterior:
     xs = [rng.uniform(0, 1, 8) for _ in range(3)]
     tasks = bm.Tasks.from_lists(xs, [rng.normal(size=8) for _ in xs])
     return bm.fit(
-        bm.Hierarchy(hyperprior, task), tasks, bm.Ensemble(members=4, steps=40, compile=False), progress=False
+        bm.Hierarchy(hyperprior, task), tasks, bm.Ensemble(members=4, steps=15, compile=False), progress=False
     )
 
 

@@ -6,7 +6,7 @@ Nothing here changes matplotlib's settings or its back-end; matplotlib is loaded
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,7 @@ def legend(ax: Axes, where: Literal["above", "below", "inside"] = "above", colum
 
 def grid_legend(panels: Grid, *, whole: bool, columns: int = 3) -> None:
     """One legend for all panels of a grid: below a figure that is theirs as a whole, else above the first of them."""
-    found = {}
+    found: dict[str, Any] = {}
     for panel in panels.reshape(-1):
         handles, labels = panel.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
