@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 import bayesmeta as bm
-from bayesmeta.errors import OptionError, UnknownNameError
+from bayesmeta.errors import BayesmetaWarning, OptionError, UnknownNameError
 from bayesmeta.evidence import Joint
 from bayesmeta.plot import shrinkage
 from bayesmeta.plot.style import BLACK, BLUE, GREY
@@ -218,6 +218,31 @@ def test_no_task_is_searched_for_where_theta_is_long(monkeypatch: pytest.MonkeyP
 
     assert words(ax) == ["median of the population", "task in the population: median and 90% interval"]
     assert len(scattered(ax, GREY)) == 0
+
+
+def test_tasks_that_are_run_one_by_one_have_one_median_of_the_population() -> None:
+    """Their samplers share no random numbers: medians task by task would differ by chance alone."""
+
+    def hyperprior() -> Tensor:
+        mu: Tensor = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        return mu
+
+    def task(mu: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Gamma(2.0, 2.0 if float(mu.detach()) > 0 else 3.0))
+        return pyro.sample("y", dist.Exponential(theta).expand([len(x)]).to_event(1), obs=y)
+
+    tasks = bm.Tasks.from_lists(None, [[0.5, 1.0], [2.0, 4.0, 3.0]])
+    inference = bm.NUTS(draws=10, tune=10, chains=1, compile=False, max_treedepth=2, evidence="joint")
+    with pytest.warns(BayesmetaWarning, match="the hierarchy cannot be vectorised"):
+        posterior = bm.fit(bm.Hierarchy(hyperprior, task), tasks, inference, progress=False)
+    ax = shrinkage(posterior)
+    drawn = heights(ax)
+    rate = 2.0 if float(posterior.phi["mu"].mean()) > 0 else 3.0
+
+    assert not posterior.collapsed.program.structure.vectorised
+    assert drawn["median of the population"] == pytest.approx(stats.gamma(2, scale=1 / rate).median(), rel=0.35)
+    np.testing.assert_allclose(scattered(ax, GREY)[:, 1], [2 / 1.5, 3 / 9.0], atol=1e-6)
+    assert drawn["all as one (complete pooling)"] == pytest.approx(5 / 10.5)
 
 
 def test_of_an_ensemble_one_member_is_taken_for_the_lines() -> None:

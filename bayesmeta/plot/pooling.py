@@ -38,6 +38,7 @@ __all__ = ["Drawn", "Pooling", "pooling"]
 MOST_COORDINATES = 32  # of θ, for which a search for the peak of a task's likelihood is sensible
 START_DRAWS = 32
 POPULATION_DRAWS = 4001
+FEW_DRAWS = 101  # where they are taken one by one
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def _drawn_median(program: Program, u: Tensor, tasks: Tasks, site: str) -> Tenso
     """
     rows = first_rows(tasks)
     chunk = chunk_size(8 * len(tasks) * (program.structure.theta.size + 4))
+    count = POPULATION_DRAWS if program.structure.vectorised else FEW_DRAWS
 
     def by(randomness: str) -> Tensor:
         def draw(u: Tensor) -> Tensor:
@@ -191,12 +193,14 @@ def _drawn_median(program: Program, u: Tensor, tasks: Tasks, site: str) -> Tenso
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            found: Tensor = over_draws(program, draw, (u.expand(POPULATION_DRAWS, -1),), chunk, randomness="different")
+            found: Tensor = over_draws(program, draw, (u.expand(count, -1),), chunk, randomness="different")
         return found
 
     try:
-        v = by("same")
+        v, same = by("same"), program.structure.vectorised
     except RuntimeError:  # a sampler that does not let tasks share random numbers
-        v = by("different")
+        v, same = by("different"), False
     drawn = constrained(program, tasks, u.expand(len(v), -1), v)[site]
-    return drawn.median(0).values
+    if same or tasks.context:
+        return drawn.median(0).values
+    return drawn.flatten(0, 1).median(0).values.expand(drawn.shape[1:])
