@@ -187,6 +187,14 @@ def test_a_population_of_one_task_can_be_looked_at() -> None:
     assert ask(scene(alone), points=points([((), 3.0)]))["error"] == ""
 
 
+def test_members_of_an_ensemble_are_used_as_often_as_it_takes() -> None:
+    trained = bm.fit(curve().hierarchy, curve().tasks, bm.Ensemble(members=2, steps=20), progress=False)
+    view = scene(trained)
+
+    assert ask(view, points=points([([0.0], 1.0)]))["error"] == ""
+    assert len(view.adapted.theta["beta"]) == DRAWS
+
+
 def test_of_many_tasks_an_even_spread_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bayesmeta.explore.scene.MOST_OF_FIT", 5)
     monkeypatch.setattr("bayesmeta.explore.subject.MOST_NAMES", 4)

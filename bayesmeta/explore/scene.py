@@ -127,8 +127,13 @@ class Scene:
 
     def _adapt(self, tasks: Tasks) -> Adapted:
         posterior, settings = self.subject.posterior, self.settings
-        draws = min(settings.draws, len(posterior.phi_coordinates))
+        draws = self._draws(settings.draws)
         return posterior.adapt(tasks, method=settings.method, draws=draws, strangers="ignore", seed=settings.seed)
+
+    def _draws(self, wanted: int) -> int:
+        """As many draws of φ as there are; members of an ensemble as often as it takes."""
+        posterior = self.subject.posterior
+        return wanted if posterior.draws.members is not None else min(wanted, len(posterior.phi_coordinates))
 
     def _nobody(self, state: State) -> Adapted:
         """The population before any observation, at the context of the task."""
@@ -143,7 +148,7 @@ class Scene:
         """Posterior means of one element for tasks of the fit, of very many an even spread."""
         posterior = self.subject.posterior
         tasks = posterior.tasks[spread(len(posterior.tasks), MOST_OF_FIT).tolist()]
-        draws = min(DRAWS_OF_FIT, len(posterior.phi_coordinates))
+        draws = self._draws(DRAWS_OF_FIT)
         known = self._once("fit", (), lambda: posterior.adapt(tasks, draws=draws, strangers="ignore"))
         return of_element(known, element).mean(0)
 
