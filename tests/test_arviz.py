@@ -19,6 +19,7 @@ import pytest
 import xarray as xr
 
 from bayesmeta.export.container import to_arviz
+from bayesmeta.export.elpd import arviz_elpd
 from bayesmeta.export.groups import ASSUMED, Population, Sampled, groups
 
 OLD = "InferenceData" in vars(arviz)
@@ -232,6 +233,23 @@ def test_the_diagnostics_of_summaries_are_there() -> None:
 
     assert all(1500 < float(size) < 2600 for size in sizes)
     assert float(arviz.rhat(chains)) == pytest.approx(1.0, abs=0.01)
+
+
+@noisy
+def test_tasks_left_out_come_as_arvizs_own_object() -> None:
+    """What `posterior.loo()` returns, as the ArviZ that is installed makes it."""
+    elpd, k_hat = np.array([-1.0, -2.5, -0.5]), np.array([0.1, 0.9, -0.2])
+    names = ["a", "b", "c"]
+    found = arviz_elpd(elpd, k_hat, p_loo=0.7, names=names, draws=500, good_k=0.63, refitted=["b"])
+    each = found.loo_i if OLD else found.elpd_i
+
+    assert isinstance(found, type(loo(None)))
+    assert each.sel(task="b") == -2.5
+    assert "Computed from 500 posterior samples and 3 observations" in str(found)
+    assert float(found.elpd_loo if OLD else found.elpd) == -4.0
+    assert float(found.se) == pytest.approx(np.sqrt(3) * elpd.std())
+    assert found.pareto_k.attrs == {"refitted": ["b"]}
+    assert found.warning
 
 
 # --- plots --------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ What comes out is ArviZ's own `ELPDData`, of ArviZ 0.x or 1.x, so that its table
 
 from __future__ import annotations
 
-import importlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, Opt
 from bayesmeta.evidence import Collapsed, Joint
 from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.evidence.sampled import sampled_evidence
+from bayesmeta.export.elpd import arviz_elpd
 from bayesmeta.infer.move import MOST_DIMENSIONS, Moved, move
 from bayesmeta.mapping import flatten_draws
 from bayesmeta.psis import K_HAT, psis
@@ -179,25 +179,10 @@ def _warn(names: list[str], count: int, good_k: float) -> None:
 
 def elpd_data(left: Left, names: tuple[str, ...], draws: int, refitted: list[str]) -> Any:
     """ArviZ's `ELPDData`: a pandas series in ArviZ 0.x, a data class in 1.x."""
-    count = len(names)
-    elpd, se = float(left.elpd.sum()), math.sqrt(count * float(left.elpd.var(correction=0)))
-    p_loo = float(left.lpd.sum()) - elpd
+    p_loo = float(left.lpd.sum()) - float(left.elpd.sum())
     good_k = _good_k(draws)
-    bad = bool((left.k_hat > good_k).any())
-    coords = {"task": np.array(names, dtype=object)}
-    each = xr.DataArray(left.elpd.numpy(), dims="task", coords=coords, name="loo_i")
-    shape = xr.DataArray(left.k_hat.numpy(), dims="task", coords=coords, name="pareto_shape")
-    shape.attrs["refitted"] = refitted
-    import arviz
-
-    if "InferenceData" in vars(arviz):  # asking a 1.x for it by name makes it warn
-        from arviz.stats import ELPDData
-
-        labels = ["elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i", "pareto_k", "scale"]
-        values = [elpd, se, p_loo, draws, count, bad, each, shape, "log", good_k]
-        return ELPDData(data=values, index=[*labels, "good_k"])
-    arviz_1 = importlib.import_module("arviz_stats")
-    return arviz_1.ELPDData("loo", elpd, se, p_loo, draws, count, "log", bad, good_k, elpd_i=each, pareto_k=shape)
+    elpd, k_hat = left.elpd.numpy(), left.k_hat.numpy()
+    return arviz_elpd(elpd, k_hat, p_loo=p_loo, names=names, draws=draws, good_k=good_k, refitted=refitted)
 
 
 def pointwise(elpd: Any) -> xr.DataArray:
