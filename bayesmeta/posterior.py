@@ -270,7 +270,18 @@ class Posterior:
         seed: int = 0,
         progress: bool = False,
     ) -> Path:
-        """Write one self-contained page of HTML to send to a colleague. See `bayesmeta.report.report`."""
+        """Write one self-contained page of HTML to send to a colleague.
+
+        Args:
+            path: The file; its folder is made where it is missing, and a file that is there is replaced.
+            title: The heading; by default the first line of the story.
+            story: What the model is about, in plain text; by default the docstring of the model file.
+            seed: Seeds what is drawn for the page.
+            progress: Show a bar while it is made.
+
+        Raises:
+            NotAvailableError: The file cannot be written there.
+        """
         from bayesmeta.report import report
 
         return report(self, path, title=title, story=story, seed=seed, progress=progress)
