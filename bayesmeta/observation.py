@@ -39,10 +39,9 @@ def predicted(program: Program, phi: Any, v: Tensor, row: Row, observed: bool, r
     return handler.met[site]
 
 
-def drawn(fn: Any) -> Tensor:
-    """A draw from a distribution that a closed form gives."""
-    value: Tensor = fn.sample() if isinstance(fn, Mixed) else draw(fn)
-    return value
+def drawn(fn: Any, times: int) -> Tensor:
+    """Draws (times, ...) from a distribution that a closed form gives."""
+    return torch.stack([fn.sample() if isinstance(fn, Mixed) else draw(fn) for _ in range(times)])
 
 
 def normals(fn: Any, closed: bool) -> tuple[Tensor, ...]:

@@ -272,10 +272,22 @@ class Predictive:
         """`reduce` of n draws of the observations (n, tasks, m); every draw of φ and θ is used equally often."""
         generator = torch.Generator().manual_seed(seed)
         draws = len(self._phi)
-        rounds = torch.cat([torch.randperm(draws, generator=generator) for _ in range(math.ceil(n / draws))])
+        times = math.ceil(n / draws)
+        rounds = torch.cat([torch.randperm(draws, generator=generator) for _ in range(times)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._reduced(lambda met, row: (met.value,), reduce, lead=lead, pick=rounds[:n], random=True)
+            if self._predictive is None or times == 1:
+                return self._reduced(lambda met, row: (met.value,), reduce, lead=lead, pick=rounds[:n], random=True)
+
+            # a closed form costs the same for one draw of the observations and for many
+            def together(values: tuple[Tensor, ...]) -> Tensor:
+                each = values[0].movedim(2, 0)
+                return reduce((each.reshape(times * draws, *each.shape[2:])[:n],))
+
+            def read(met: Meeting, row: Row) -> tuple[Tensor, ...]:
+                return (met.value,)
+
+            return self._reduced(read, together, lead=lead, pick=rounds[:draws], random=True, times=times)
 
     def _reduced(
         self,
@@ -287,11 +299,13 @@ class Predictive:
         y: Tasks | None = None,
         random: bool = False,
         per_task: bool = False,
+        times: int | None = None,
     ) -> Tensor:
         """`read` of the observed site under each draw, (S, tasks, m) each, `reduce`d to (*lead, tasks, m).
 
         Done for as many tasks at a time as keep memory bounded. With `per_task` there is no axis m; with `random`
-        the site is drawn afresh, with `y` it stands at these observations.
+        the site is drawn afresh, with `y` it stands at these observations. With `times` a closed form is drawn from
+        so often under each draw, (S, tasks, times, m).
         """
         tasks = self.query if y is None else y
         pick = torch.arange(len(self._phi)) if pick is None else pick
@@ -300,11 +314,11 @@ class Predictive:
         # together, observations have no density without the padding; nor is there a closed form of some of them
         exact_sizes = self._predictive is not None or not self._program.structure.maskable
         for batch in tasks.padded(exact_sizes=exact_sizes):
-            numbers = self._numbers(batch, together=per_task or random)
+            numbers = self._numbers(batch, together=per_task or random) + (times or 0) * batch.y[0].numel()
             step = max(1, CHUNK_NUMBERS // (len(pick) * numbers))
             for start in range(0, len(batch.index), step):
                 part = _slice(batch, slice(start, start + step))
-                values = reduce(self._under_draws(read, part, pick, y is not None, random, numbers))
+                values = reduce(self._under_draws(read, part, pick, y is not None, random, numbers, times))
                 if per_task:
                     out[..., part.index] = values
                     continue
@@ -321,6 +335,7 @@ class Predictive:
         observed: bool,
         random: bool,
         numbers: int,
+        times: int | None,
     ) -> tuple[Tensor, ...]:
         rows = Row.of(batch)
         randomness = "different" if random else "error"
@@ -335,7 +350,10 @@ class Predictive:
                     row = program.given(row, given[0]) if given else row
                     return read(predicted(program, phi, v, row, observed, random), row)
                 fn = self._predictive(phi, given[0], row.x)
-                value = row.y if observed else drawn(fn) if random else fn.mean
+                value = row.y if observed else fn.mean
+                if random and not observed:
+                    value = drawn(fn, times or 1)
+                    value = value if times else value[0]
                 return read(Meeting(program.structure.observed[0], fn, value, True), row)
 
             mapped = program.over_tasks(one, randomness=randomness)
