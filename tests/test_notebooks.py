@@ -96,7 +96,7 @@ def test_smaller_numbers_for_the_tests_are_those_of_a_cell_of_settings(cells: li
         for name, value in cell.metadata.get("nbmake", {}).get("mock", {}).items():
             assert "parameters" in cell.metadata.tags
             assert re.search(rf"^{name} = ", cell.source, flags=re.MULTILINE), name
-            assert f"{name} = {value!r}" not in cell.source
+            assert re.search(rf"^{name} = {re.escape(repr(value))}(\s|$)", cell.source, flags=re.MULTILINE) is None
 
 
 def test_all_are_listed_and_run() -> None:
