@@ -321,7 +321,7 @@ class Posterior:
 
     def _size(self) -> str:
         chains, draws = self.draws.u.shape[:2]
-        taken = f"{chains} chains x {draws:,} draws"
+        taken = f"{chains} chain{'s' * (chains > 1)} x {draws:,} draws"
         if self.info.inference.get("back_end") == "ensemble":
             taken = f"{draws:,} members of an ensemble"
         return f"{len(self.tasks):,} tasks, {taken}"

@@ -125,7 +125,7 @@ class Novelty:
 
     def __repr__(self) -> str:
         strange = [(name, part) for name, part in zip(self.names, self.part(), strict=True) if part]
-        head = f"Novelty of {len(self):,} tasks among {self.replicates:,} of the population: "
+        head = f"Novelty of {len(self):,} task{'s' * (len(self) != 1)} among {self.replicates:,} of the population: "
         if not strange:
             return head + "none is strange"
         shown = "; ".join(f"{name!r}: {part}" for name, part in strange[:5])
