@@ -43,6 +43,11 @@ class Padded:
     mask: Tensor
     context: Mapping[str, Tensor]
 
+    def some(self, part: slice) -> Padded:
+        """Some of the tasks, by their place in the batch."""
+        context = {name: value[part] for name, value in self.context.items()}
+        return Padded(self.index[part], self.x[part], self.y[part], self.mask[part], context)
+
 
 def pad(
     flat: tuple[Tensor, Tensor],

@@ -317,7 +317,7 @@ class Predictive:
             numbers = self._numbers(batch, together=per_task or random) + (times or 0) * batch.y[0].numel()
             step = max(1, CHUNK_NUMBERS // (len(pick) * numbers))
             for start in range(0, len(batch.index), step):
-                part = _slice(batch, slice(start, start + step))
+                part = batch.some(slice(start, start + step))
                 values = reduce(self._under_draws(read, part, pick, y is not None, random, numbers, times))
                 if per_task:
                     out[..., part.index] = values
@@ -382,11 +382,6 @@ class Predictive:
         """What was observed of the tasks at these positions, as one rectangle."""
         (batch,) = support[index.tolist()].padded(max_buckets=1)
         return Row.of(batch)
-
-
-def _slice(batch: Padded, part: slice) -> Padded:
-    context = {name: value[part] for name, value in batch.context.items()}
-    return Padded(batch.index[part], batch.x[part], batch.y[part], batch.mask[part], context)
 
 
 def _warn_slow(error: RuntimeError) -> None:

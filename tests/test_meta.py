@@ -428,10 +428,11 @@ def test_a_new_task_that_runs_away_is_named() -> None:
         (nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4)), "1 is BatchNorm1d, which keeps running statistics"),
         (nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5)), "1 is Dropout, which is random"),
         (nn.Sequential(nn.LazyLinear(4)), "0 is LazyLinear, whose parameters have no shape yet"),
+        (nn.Sequential(nn.RNN(1, 2)), "0 is RNN, which torch cannot batch"),
         (nn.Sequential(nn.Tanh()), "net has no parameters"),
         (torch.sin, "net must be a torch.nn.Module, got builtin_function_or_method"),
     ],
-    ids=["batch normalisation", "dropout", "lazy", "no parameters", "no module"],
+    ids=["batch normalisation", "dropout", "lazy", "recurrent", "no parameters", "no module"],
 )
 def test_a_module_that_is_no_function_of_its_weights_is_refused(net: Any, words: str) -> None:
     with pytest.raises(HierarchyError, match=words):

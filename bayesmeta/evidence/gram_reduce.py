@@ -26,9 +26,8 @@ def reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Tens
     for batch in tasks.padded():
         step = max(1, CHUNK_CELLS // max(1, batch.mask.shape[1] * (p + m)))
         for start in range(0, len(batch.index), step):
-            part = slice(start, start + step)
-            at = batch.index[part]
-            row = Row(batch.x[part], batch.y[part], batch.mask[part], {k: v[part] for k, v in batch.context.items()})
+            some = batch.some(slice(start, start + step))
+            at, row = some.index, Row.of(some)
             over_tasks = program.over_tasks(lambda r, *read: _design(program, r, linear.entering, probes, *read))
             design, fits[at], scale[at] = over_tasks(row, *_mean_and_jacobian(program, row, probes[0]))
             gram[at] = design.mT @ design

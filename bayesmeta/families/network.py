@@ -19,9 +19,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from bayesmeta.errors import HierarchyError, OptionError
+from bayesmeta.modules import plain_modules
 
 __all__ = ["Network"]
 
@@ -106,19 +106,12 @@ class Network:
 
 def _check_modules(net: nn.Module) -> None:
     """Raise a HierarchyError where the module is more than a function of x and its parameters."""
-    for path, module in net.named_modules():
-        where = f"{path or 'the network'} is {type(module).__name__}"
+    for where, module in plain_modules(net):
         if isinstance(module, nn.modules.batchnorm._BatchNorm) or getattr(module, "track_running_stats", False):
             raise HierarchyError(
                 f"{where}, which keeps statistics of what went through it and looks at all rows together: use "
                 "LayerNorm or GroupNorm"
             )
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise HierarchyError(f"{where}, which is random: leave it out, or call net.eval() first")
-        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
-            raise HierarchyError(f"{where}, whose parameters have no shape yet: call the network on an input once")
-        if isinstance(module, nn.RNNBase):
-            raise HierarchyError(f"{where}, which torch cannot batch over draws of its weights: write its steps out")
 
 
 def _priors(net: nn.Module) -> Iterator[tuple[str, Tensor, float]]:

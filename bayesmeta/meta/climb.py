@@ -2,7 +2,7 @@
 
 What an inner loop costs, for small networks, is Python and the bookkeeping of derivatives of derivatives. The value and
 the gradient of a whole batch of tasks are therefore recorded as one flat graph of tensor operations, which is run again
-with the data of the next batch: two to three times as fast, and ten to twenty times once compiled.
+with the data of the next batch, several times as fast, and several times again once compiled.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Climb:
         self.mode = "eager"
         self._algorithm, self._net, self._flat = algorithm, net, flat
         self._last = algorithm.at(1.0)
-        self._recorded: dict[Hashable, Recorded] = {}
+        self._recorded: dict[Hashable, tuple[Recorded, tuple[Tensor, ...]]] = {}
         self._recordable = algorithm.compile or algorithm.steps >= RECORDED_FROM
 
     def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
@@ -53,8 +53,9 @@ class Climb:
         if found is None:
             value, grad = self._value_and_grad(stage, u[0], *leaves)
         else:
+            call, constants = found
             with torch.no_grad():
-                value, grad = found(u[0], *leaves, *found.inputs(()))
+                value, grad = call(u[0], *leaves, *constants)
         return -value.detach().unsqueeze(0), -grad.detach().unsqueeze(0)
 
     def _value_and_grad(self, stage: Algorithm, u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,15 +63,15 @@ class Climb:
         value, grad = stage.value_and_grad(self._net, self._flat.named(u), episodes, leaves[6])
         return value, self._flat.vector(grad)
 
-    def _known(self, u: Tensor, leaves: tuple[Tensor, ...]) -> Recorded | None:
-        """The graph for episodes of these shapes, recorded where there is none yet and it shall be."""
+    def _known(self, u: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Recorded, tuple[Tensor, ...]] | None:
+        """The graph for episodes of these shapes and its constants, recorded where there is none yet and shall be."""
         key = tuple(leaf.shape for leaf in leaves)
         if key not in self._recorded and self._recordable and len(self._recorded) < MOST_RECORDED:
             made = self._record(u, leaves)
             if made is None:
                 self._recordable = False
                 return None
-            self._recorded[key] = made
+            self._recorded[key] = made, made.inputs(())
         return self._recorded.get(key)
 
     def _record(self, u: Tensor, leaves: tuple[Tensor, ...]) -> Recorded | None:

@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from bayesmeta.errors import HierarchyError, UnknownNameError, unknown
+from bayesmeta.modules import plain_modules
 
 __all__ = ["Functional", "Weights"]
 
@@ -76,14 +76,9 @@ def _begins(name: str, prefix: str) -> bool:
 
 def _check(net: nn.Module) -> None:
     """Raise a HierarchyError where the module is more than a function of weights and rows."""
-    for path, module in net.named_modules():
-        where = f"{path or 'net'} is {type(module).__name__}"
+    for where, module in plain_modules(net):
         if getattr(module, "track_running_stats", False):
             raise HierarchyError(
                 f"{where}, which keeps running statistics: make it with track_running_stats=False, so that it "
                 "normalises by the rows it is given, or use GroupNorm or LayerNorm"
             )
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise HierarchyError(f"{where}, which is random: leave it out, or call net.eval() first")
-        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
-            raise HierarchyError(f"{where}, whose parameters have no shape yet: call the network on an input once")
