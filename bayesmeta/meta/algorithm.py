@@ -32,6 +32,7 @@ class Algorithm:
     Args:
         loss: ``"mse"``, ``"cross_entropy"``, or a function of output and y that gives a number for each row (n,).
         shots: Observations of a task that are its support in training, drawn anew at every step; the others are query.
+        by_class: Observations are classes, 0 to N-1 in every task, and `shots` is counted for each of them.
         inner_steps: Gradient steps on the support, in training.
         inner_learning_rate: Their learning rate.
         adapt_steps: Gradient steps on a new task; by default as many as in training.
@@ -49,6 +50,7 @@ class Algorithm:
 
     loss: str | Loss = "mse"
     shots: int = 5
+    by_class: bool = False
     inner_steps: int = 5
     inner_learning_rate: float = 0.01
     adapt_steps: int | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import DataError
+from bayesmeta.meta.classes import check_classes, within_class
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Episodes", "Rows", "episodes", "rows_of"]
@@ -35,12 +36,33 @@ def rows_of(tasks: Tasks, dtype: torch.dtype) -> Rows:
     return Rows(batch.x[order].to(dtype), batch.y[order].to(dtype), batch.mask[order])
 
 
-def episodes(tasks: Tasks, shots: int, seed: int, dtype: torch.dtype) -> Episodes:
+def episodes(tasks: Tasks, shots: int, seed: int, dtype: torch.dtype, *, by_class: bool = False) -> Episodes:
     """`shots` rows of each task at random as support, the others as query.
 
+    Args:
+        tasks: The tasks.
+        shots: Rows of a task that are support; of each of its classes where `by_class`.
+        seed: Which rows.
+        dtype: What inputs and responses are brought to.
+        by_class: Observations are classes, 0 to N-1 in every task, and each gives as many rows to the support.
+
     Raises:
-        DataError: A task has no more rows than `shots`: nothing is left to judge it by.
+        DataError: A task, or a class of it, has no more rows than `shots`: nothing is left to judge it by. Classes
+            are not numbered alike.
     """
+    count = shots * check_classes(tasks, shots) if by_class else _checked(tasks, shots)
+    rows = rows_of(tasks, dtype)
+    keys = torch.rand(rows.mask.shape, generator=torch.Generator().manual_seed(seed))
+    if by_class:
+        keys = keys + (within_class(rows.y, rows.mask, keys) >= shots)
+    order = torch.where(rows.mask, keys, 2.0).argsort(1)
+    task = torch.arange(len(order)).unsqueeze(1)
+    shuffled = Rows(*(part[task, order] for part in rows))
+    return Episodes(Rows(*(part[:, :count] for part in shuffled)), Rows(*(part[:, count:] for part in shuffled)))
+
+
+def _checked(tasks: Tasks, shots: int) -> int:
+    """`shots`, if every task has more rows."""
     short = (tasks.sizes <= shots).nonzero().squeeze(1)
     if len(short):
         first = int(short[0])
@@ -49,9 +71,4 @@ def episodes(tasks: Tasks, shots: int, seed: int, dtype: torch.dtype) -> Episode
             f"tasks have no more than shots={shots}: with that many as support nothing is left as query; use fewer "
             "shots, or leave such tasks out"
         )
-    rows = rows_of(tasks, dtype)
-    keys = torch.rand(rows.mask.shape, generator=torch.Generator().manual_seed(seed))
-    order = torch.where(rows.mask, keys, 2.0).argsort(1)
-    task = torch.arange(len(order)).unsqueeze(1)
-    shuffled = Rows(*(part[task, order] for part in rows))
-    return Episodes(Rows(*(part[:, :shots] for part in shuffled)), Rows(*(part[:, shots:] for part in shuffled)))
+    return shots

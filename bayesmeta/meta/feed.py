@@ -34,10 +34,11 @@ class Feed:
     Args:
         tasks: What to train on: tasks that are held, or a stream.
         weights: The weight of each held task in the meta-objective (T,).
-        shots: Observations of a task that are support.
+        shots: Observations of a task that are support; of each of its classes where `by_class`.
         size: Tasks of a batch.
         seed: Seeds the order of tasks, and which rows are support.
         dtype: What inputs are brought to.
+        by_class: Whether `shots` is counted for each class of a task.
     """
 
     tasks: Tasks | Stream
@@ -46,12 +47,14 @@ class Feed:
     size: int
     seed: int
     dtype: torch.dtype
+    by_class: bool = False
     total: int = 1
 
     def part(self, step: int) -> Part:
         """The episodes of a step, from 0."""
         tasks, weight = self._batch(step)
-        return Part(episodes(tasks, self.shots, seed_of(self.seed, step), self.dtype), weight.to(self.dtype), step)
+        found = episodes(tasks, self.shots, seed_of(self.seed, step), self.dtype, by_class=self.by_class)
+        return Part(found, weight.to(self.dtype), step)
 
     def _batch(self, step: int) -> tuple[Tasks, Tensor]:
         if isinstance(self.tasks, Stream):
@@ -73,6 +76,7 @@ def feed_of(
     validation: float,
     seed: int,
     dtype: torch.dtype,
+    by_class: bool = False,
 ) -> tuple[Feed, Part | None]:
     """What is trained on, and what is watched.
 
@@ -87,18 +91,19 @@ def feed_of(
                 "Stream(..., validation=tasks)"
             )
         watched = tasks.validation
-        feed = Feed(tasks, None, shots, size, seed, dtype)
+        feed = Feed(tasks, None, shots, size, seed, dtype, by_class)
     else:
         weights = _checked(tasks, weights)
         if validation and len(tasks) < 2:
             raise DataError("validation needs two tasks at least, one of them to train on: leave it out")
         train, watch = held_out(len(tasks), validation, seed)
         watched = tasks[watch] if len(watch) else None
-        feed = Feed(tasks[train], None if weights is None else weights[train], shots, size, seed, dtype)
+        feed = Feed(tasks[train], None if weights is None else weights[train], shots, size, seed, dtype, by_class)
         feed.part(0)
     if watched is None:
         return feed, None
-    return feed, Part(episodes(watched, shots, seed + WATCHED, dtype), torch.ones(len(watched), dtype=dtype), 0)
+    found = episodes(watched, shots, seed + WATCHED, dtype, by_class=by_class)
+    return feed, Part(found, torch.ones(len(watched), dtype=dtype), 0)
 
 
 def _checked(tasks: Tasks, weights: Tensor | None) -> Tensor | None:

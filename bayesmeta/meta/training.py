@@ -77,6 +77,7 @@ def fit(
         tasks,
         weights,
         shots=algorithm.shots,
+        by_class=algorithm.by_class,
         size=algorithm.batch_size,
         validation=algorithm.validation,
         seed=seed,
