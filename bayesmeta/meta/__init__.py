@@ -5,6 +5,7 @@ from __future__ import annotations
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.anil import ANIL, BOIL
 from bayesmeta.meta.cavia import CAVIA
+from bayesmeta.meta.conv import Conv4
 from bayesmeta.meta.imaml import IMAML
 from bayesmeta.meta.learner import Adapted, Learner
 from bayesmeta.meta.maml import MAML
@@ -22,6 +23,7 @@ __all__ = [
     "MAML",
     "Adapted",
     "Algorithm",
+    "Conv4",
     "Learner",
     "MAMLPlusPlus",
     "MetaSGD",
