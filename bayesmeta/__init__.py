@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bayesmeta.adapt import Adapted
     from bayesmeta.calibrate import sbc
     from bayesmeta.closed_form import ClosedForm
+    from bayesmeta.diagnose.classes import ClassScore
     from bayesmeta.diagnose.loo import loo_compare
     from bayesmeta.diagnose.metrics import Score, score, score_table
     from bayesmeta.diagnose.novelty import Novelty
@@ -53,6 +54,7 @@ __all__ = [
     "BayesmetaError",
     "BayesmetaWarning",
     "Calibration",
+    "ClassScore",
     "ClosedForm",
     "Draws",
     "Ensemble",
@@ -93,6 +95,7 @@ _WHERE = {
     "BayesmetaError": "errors",
     "BayesmetaWarning": "errors",
     "Calibration": "diagnose.sbc",
+    "ClassScore": "diagnose.classes",
     "ClosedForm": "closed_form",
     "Draws": "draws",
     "Ensemble": "infer.ensemble",

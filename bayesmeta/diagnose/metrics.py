@@ -1,7 +1,6 @@
 """How good predictions were: log score, CRPS, error, coverage, sharpness and calibration, in one table over tasks.
 
-Observations of a task rise and fall together, so every standard error is taken over tasks: the mean over all
-observations is a ratio of sums over tasks (Cochran 1977, Sampling techniques, section 6.3).
+Standard errors are over tasks, because observations of a task rise and fall together.
 
     nll         mean of -log p(y) of each observation on its own, in nats; lower is better, as for all but coverage
     nll_joint   the same of all observations of a task together, per observation: what is wrong about their
@@ -18,16 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from bayesmeta.diagnose.classes import ClassScore, PredictsClasses, class_score, probabilities_of
+from bayesmeta.diagnose.over_tasks import means_by_task, names_of, observed_matrix, ratio, ratio_difference
 from bayesmeta.diagnose.ranks import Ranks, Reliability, ranked
 from bayesmeta.errors import DataError, NotAvailableError, OptionError
-from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,11 +102,7 @@ class Score:
         Raises:
             DataError: The other one is of other tasks.
         """
-        if list(self.per_task.index) != list(other.per_task.index) or any(self.per_task["n"] != other.per_task["n"]):
-            raise DataError("the two scores are of different tasks or observations; score both on the same query")
-        difference = self.per_task[list(COLUMNS)] - other.per_task[list(COLUMNS)]
-        rows = {name: _ratio(difference[name], self.per_task["n"]) for name in COLUMNS}
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "standard_error"])
+        return ratio_difference(self.per_task, other.per_task, COLUMNS)
 
     def plot(self, **options: Any) -> Axes:
         """Whether the prediction is calibrated. See `bayesmeta.plot.calibration`."""
@@ -116,7 +111,7 @@ class Score:
         return calibration(self, **options)
 
     def _mean(self, name: str) -> tuple[float, float]:
-        return _ratio(self.per_task[name], self.per_task["n"])
+        return ratio(self.per_task[name], self.per_task["n"])
 
     def __repr__(self) -> str:
         return f"{self._title()}\n{self.table.to_string(float_format=lambda v: f'{v:.4g}')}"
@@ -129,12 +124,27 @@ class Score:
         return f"Score of {count:,} observations of {len(self.per_task):,} tasks, intervals of {self.level:.0%}"
 
 
-def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000, seed: int = 0) -> Score:
+@overload
+def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000, seed: int = 0) -> Score: ...
+@overload
+def score(
+    predictive: PredictsClasses | Tensor, y: Any, *, level: float = 0.9, draws: int = 1000, seed: int = 0
+) -> ClassScore: ...
+def score(
+    predictive: Predicts | PredictsClasses | Tensor,
+    y: Any,
+    *,
+    level: float = 0.9,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Score | ClassScore:
     """Judge a prediction by what was observed.
 
     Args:
-        predictive: `adapted.predict(x)`, an environment's `optimal(support, x)`, or anything with their face.
-        y: the observations at the same inputs: (T, m), a list of one tensor per task, or a `Tasks`.
+        predictive: `adapted.predict(x)`, an environment's `optimal(support, x)`, or anything with their face. What has
+            `probabilities` of classes, and these themselves as a tensor (T, m, classes), are judged as a `ClassScore`.
+        y: the observations at the same inputs: (T, m), a list of one tensor per task, or a `Tasks`; of classes their
+            numbers, from 0.
         level: probability of the central intervals.
         draws: for calibration, and for the CRPS where it is not in closed form.
         seed: seeds those draws.
@@ -155,8 +165,15 @@ def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000
         raise OptionError(f"level must lie between 0 and 1, got {level!r}")
     if draws < 20:
         raise OptionError(f"draws must be at least 20, got {draws}")
+    if probabilities_of(predictive) is not None:
+        return class_score(predictive, y, seed=seed)  # type: ignore[arg-type]
+    return _score(predictive, y, level, draws, seed)  # type: ignore[arg-type]
+
+
+def _score(predictive: Predicts, y: Any, level: float, draws: int, seed: int) -> Score:
     mean = predictive.mean.double()
-    names, observed = _matrix(predictive, y, mean)
+    names = names_of(predictive, len(mean))
+    observed = observed_matrix(names, y, mean)
     if observed.shape != mean.shape:
         raise DataError(f"y has shape {tuple(observed.shape)}, the prediction {tuple(mean.shape)}")
     there = ~torch.isnan(observed)
@@ -170,18 +187,20 @@ def score(predictive: Predicts, y: Any, *, level: float = 0.9, draws: int = 1000
         "coverage": ((lower <= observed) & (observed <= upper)).double(),
         "width": upper - lower,
     }
-    per_task = _per_task(cells, there, names)
+    per_task = means_by_task(cells, there, names)
     per_task["nll_joint"] = -predictive.log_prob(y).numpy() / per_task["n"].to_numpy().clip(min=1)
     per_task = per_task.loc[per_task["n"] > 0, ["n", *COLUMNS]]
     return Score(per_task, met.pit[there], *met.calibration, level, met.reference, met.reliability)
 
 
-def score_table(scores: Mapping[str, Score], metrics: tuple[str, ...] = SHOWN) -> pd.DataFrame:
+def score_table(
+    scores: Mapping[str, Score] | Mapping[str, ClassScore], metrics: tuple[str, ...] | None = None
+) -> pd.DataFrame:
     """Predictions side by side: a row each, a column per metric and one for its standard error.
 
     Args:
         scores: By name, what `score` returned for each.
-        metrics: Which metrics, in this order.
+        metrics: Which metrics, in this order; all by default.
 
     Examples:
         >>> from bayesmeta.data import DKTSines
@@ -192,29 +211,14 @@ def score_table(scores: Mapping[str, Score], metrics: tuple[str, ...] = SHOWN) -
         >>> list(table.columns), len(table)
         (['nll', 'nll_se', 'rmse', 'rmse_se'], 2)
     """
-    rows = {}
+    rows: dict[str, Any] = {}
     for name, one in scores.items():
         table = one.table
+        metrics = metrics or tuple(map(str, table.index))
         values = {metric: table.loc[metric, "value"] for metric in metrics}
         rows[name] = values | {f"{metric}_se": table.loc[metric, "standard_error"] for metric in metrics}
-    columns = [column for metric in metrics for column in (metric, f"{metric}_se")]
+    columns = [column for metric in metrics or () for column in (metric, f"{metric}_se")]
     return pd.DataFrame.from_dict(rows, orient="index")[columns]
-
-
-def _matrix(predictive: Predicts, y: Any, mean: Tensor) -> tuple[list[str], Tensor]:
-    """Names of the tasks, and the observations (T, m, ...) with NaN where there are none."""
-    names = list(getattr(predictive, "names", None) or map(str, range(len(mean))))
-    if isinstance(y, Tasks):
-        y = [y[name].y for name in names]
-    rows = [torch.as_tensor(np.asarray(row), dtype=torch.float64) for row in y]
-    if len(rows) != len(names):
-        raise DataError(f"y is for {len(rows)} tasks, predicted are {len(names)}")
-    out = torch.full_like(mean, math.nan)
-    for k, row in enumerate(rows):
-        if row.shape[1:] != mean.shape[2:] or len(row) > mean.shape[1]:
-            raise DataError(f"task {names[k]!r}: y has shape {tuple(row.shape)}, predicted {tuple(mean.shape[1:])}")
-        out[k, : len(row)] = row
-    return names, out
 
 
 def _pointwise(predictive: Predicts, y: Any, mean: Tensor) -> Tensor:
@@ -235,22 +239,3 @@ def _crps(predictive: Predicts, y: Any, met: Ranks) -> Tensor:
         except NotAvailableError:
             return met.crps
     return met.crps
-
-
-def _per_task(cells: dict[str, Tensor], there: Tensor, names: list[str]) -> pd.DataFrame:
-    count = there.flatten(1).sum(1)
-    columns: dict[str, Any] = {"n": count.numpy()}
-    for name, values in cells.items():
-        total = torch.where(there, values, 0.0).flatten(1).sum(1)
-        columns[name] = (total / count.clamp(min=1)).numpy()
-    return pd.DataFrame(columns, index=pd.Index(names, name="task"))
-
-
-def _ratio(means: pd.Series[float], counts: pd.Series[int]) -> tuple[float, float]:
-    """The mean over all observations from the tasks' means, and its standard error over tasks."""
-    mean, weight = means.to_numpy(dtype=float), counts.to_numpy(dtype=float)
-    value = float((mean * weight).sum() / weight.sum())
-    if len(mean) < 2:
-        return value, math.nan
-    spread = float(((weight * (mean - value)) ** 2).sum()) * len(mean) / (len(mean) - 1)
-    return value, math.sqrt(spread) / float(weight.sum())

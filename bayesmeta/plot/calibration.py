@@ -6,7 +6,8 @@ The probability integral transform (PIT) of an observation is the predicted prob
     ecdf         share of PITs below z, minus z. Above zero on the left and below on the right: too narrow
     histogram    of PITs. A valley in the middle: predictions too narrow; a hill: too wide; a slope: biased
     coverage     share of observations inside their central intervals, against the intervals' probability
-    reliability  of outcomes 0 and 1: the share of ones, against the probability that was predicted
+    reliability  of outcomes 0 and 1: the share of ones, against the probability that was predicted; of classes: the
+                 share of observations that the likeliest class was right for, against its probability
 
 Observations of one task share what is not known of the task: their PITs are right or wrong together, and stray farther
 than as many independent ones. The bands are therefore those of data drawn from the prediction itself, task by task.
@@ -54,7 +55,7 @@ def calibration(
     result: Any,
     y: Any = None,
     *,
-    kind: Literal["ecdf", "histogram", "coverage", "reliability"] = "ecdf",
+    kind: Literal["ecdf", "histogram", "coverage", "reliability"] | None = None,
     level: float = 0.95,
     label: str | None = None,
     seed: int = 0,
@@ -65,7 +66,8 @@ def calibration(
     Args:
         result: What `bm.score` returned; or a prediction, as `adapted.predict(x)` makes it, with `y`; or PITs (N,).
         y: The observations that a prediction is for: (T, m), a list of one tensor per task, or a `Tasks`.
-        kind: ``"ecdf"``, ``"histogram"``, ``"coverage"`` or ``"reliability"``, which is for outcomes 0 and 1.
+        kind: ``"ecdf"``, ``"histogram"``, ``"coverage"`` or ``"reliability"``, which is for outcomes 0 and 1 and for
+            classes, and the default of the latter.
         level: Probability that a right prediction stays inside the band: everywhere at once in ``"ecdf"`` and
             ``"coverage"``, bin by bin in the other two.
         label: Label of the vertical axis.
@@ -80,14 +82,15 @@ def calibration(
         DataError: A prediction without `y`, or PITs outside of [0, 1].
         NotAvailableError: Reliability of outcomes that are not all 0 or 1, or without a prediction of them.
     """
-    if kind not in KINDS:
+    if kind is not None and kind not in KINDS:
         raise OptionError(unknown("kind", kind, KINDS))
     check_level(level)
     score = _score(result, y, seed)
+    kind = kind or ("ecdf" if isinstance(score, np.ndarray) or hasattr(score, "pit") else "reliability")
     if kind == "reliability":
         drawn = _reliability(score)
         ax = new_axes() if ax is None else ax
-        _draw_reliability(ax, *drawn, level)
+        _draw_reliability(ax, *drawn, level, classes=not hasattr(score, "pit"))
     else:
         places = _places(score, seed)
         ax = new_axes() if ax is None else ax
@@ -103,12 +106,13 @@ def calibration(
 
 
 def _score(result: Any, y: Any, seed: int) -> Any:
-    """A `Score`, or PITs as an array."""
+    """A `Score` or `ClassScore`, or PITs as an array."""
+    from bayesmeta.diagnose.classes import ClassScore
     from bayesmeta.diagnose.metrics import Score, score
 
-    if isinstance(result, Score):
+    if isinstance(result, Score | ClassScore):
         return result
-    if hasattr(result, "quantile") and hasattr(result, "log_prob"):
+    if (hasattr(result, "quantile") and hasattr(result, "log_prob")) or hasattr(result, "probabilities"):
         if y is None:
             raise DataError("a prediction needs the observations that it is for: pass them as y")
         return score(result, y, draws=DRAWS, seed=seed)
@@ -123,6 +127,8 @@ def _score(result: Any, y: Any, seed: int) -> Any:
 
 def _places(score: Any, seed: int) -> _Places:
     bare = isinstance(score, np.ndarray)
+    if not bare and not hasattr(score, "pit"):
+        raise NotAvailableError("classes have no order, and no place among their predictions: take kind='reliability'")
     pit = score if bare else score.pit.numpy()
     pit = pit[~np.isnan(pit)]
     if not len(pit) or pit.min() < 0 or pit.max() > 1:
@@ -157,8 +163,8 @@ def _reliability(score: Any) -> tuple[Array, Array, Array, Array]:
     found = None if isinstance(score, np.ndarray) else score.reliability
     if found is None:
         raise NotAvailableError(
-            "reliability is for outcomes that are all 0 or 1: pass a prediction of such with y=..., or its score, or "
-            "take kind='ecdf'"
+            "reliability is for outcomes that are all 0 or 1, or classes: pass a prediction of such with y=..., or its "
+            "score, or take kind='ecdf'"
         )
     there = (found.size > 0).numpy()
     return (
@@ -230,7 +236,9 @@ def _inside(share: Array) -> Array:
     return inside
 
 
-def _draw_reliability(ax: Axes, probability: Array, share: Array, count: Array, drawn: Array, level: float) -> None:
+def _draw_reliability(
+    ax: Axes, probability: Array, share: Array, count: Array, drawn: Array, level: float, *, classes: bool
+) -> None:
     lower, upper = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     name = f"{percent(level)} interval of the prediction's own draws"
     ax.vlines(probability, lower, upper, color=PALE, linewidth=9, zorder=1, label=name)
@@ -240,5 +248,5 @@ def _draw_reliability(ax: Axes, probability: Array, share: Array, count: Array, 
     ax.scatter(probability, share, s=area, color=BLUE, zorder=3)
     ax.plot([], [], "o", color=BLUE, label=f"{int(count.sum()):,} outcomes, larger where more")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    ax.set_xlabel("predicted probability")
-    ax.set_ylabel("share of ones that came")
+    ax.set_xlabel("predicted probability of the likeliest class" if classes else "predicted probability")
+    ax.set_ylabel("share of observations that are of that class" if classes else "share of ones that came")

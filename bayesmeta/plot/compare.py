@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 LABELS = {
+    "accuracy": "share of observations whose likeliest class was theirs, higher is better",
+    "brier": "Brier score, lower is better",
     "nll": "-log p(y) per observation (nats), lower is better",
     "nll_joint": "-log p(y) of a task's observations together, per observation (nats), lower is better",
     "crps": "continuous ranked probability score (units of y), lower is better",
@@ -32,7 +34,8 @@ LABELS = {
     "ece": "expected calibration error, lower is better",
     "elpd_loo": "log density of tasks left out, summed (nats), higher is better",
 }
-PAIRED = {"nll": "nll", "nll_joint": "nll_joint", "crps": "crps", "rmse": "mse"}
+PAIRED = {name: name for name in ("accuracy", "brier", "nll", "nll_joint", "crps")} | {"rmse": "mse"}
+HIGHER = ("accuracy", "elpd_loo")  # is better
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _rows(results: Mapping[str, Any] | pd.DataFrame, metric: str | None) -> tupl
 def _badness(value: float, metric: str, nominal: float | None) -> float:
     if nominal is not None:
         return abs(value - nominal)
-    return -value if metric == "elpd_loo" else value
+    return -value if metric in HIGHER else value
 
 
 def _of_table(table: pd.DataFrame, metric: str) -> list[_Row]:
@@ -135,7 +138,8 @@ def _of_scores(scores: Mapping[str, Any], metric: str) -> tuple[list[_Row], floa
     nominal = next(iter(scores.values())).level if metric == "coverage" else None
     if metric not in PAIRED:
         return rows, nominal
-    best = min((row for row in rows if math.isfinite(row.value)), key=lambda row: row.value, default=None)
+    finite = (row for row in rows if math.isfinite(row.value))
+    best = min(finite, key=lambda row: _badness(row.value, metric, nominal), default=None)
     return [row if best is None else _paired(row, best, scores, metric) for row in rows], nominal
 
 
