@@ -81,7 +81,7 @@ def by_plain_loop(algorithm: Algorithm, tasks: bm.Tasks) -> tuple[Tensor, Tensor
     leaves = {name: value.clone().requires_grad_(True) for name, value in net.weights.items()}
     episode, total = parts(tasks), torch.zeros((), dtype=torch.float64)
     for t in range(len(tasks)):
-        (xs, ys), (xq, yq) = ((rows.x[t][rows.mask[t]], rows.y[t][rows.mask[t]]) for rows in episode)
+        (xs, ys), (xq, yq) = ((rows.x[t][rows.mask[t]], rows.y[t][rows.mask[t]]) for rows in episode[:2])
         weights: Weights = dict(leaves)
         for _ in range(algorithm.inner_steps):
             loss = (net(weights, xs).squeeze(-1) - ys).square().mean()
@@ -135,7 +135,7 @@ def test_first_order_is_the_gradient_at_the_adapted_weights() -> None:
     net, found = Functional(network()), parts(sines())
     expected = torch.zeros_like(grad)
     for t in range(4):
-        support, query = (Rows(*(part[t] for part in rows)) for rows in found)
+        support, query = (Rows(*(part[t] for part in rows)) for rows in found[:2])
         weights = algorithm.adapted(net, net.weights, support, 3)
         slope = torch.func.grad(lambda w, query=query: algorithm.risk(net, w, query))(weights)
         expected += Flat(weights).vector(slope) / 4

@@ -3,6 +3,10 @@
 An algorithm says what its meta-parameters are (`begin`), how a task adapts them (`adapted`), what a task then makes of
 an input (`forward`) and what it adds to the meta-objective (`objective`: by default the query loss after adaptation).
 Where the gradient of that objective is not what an algorithm follows, it has a `value_and_grad` of its own.
+
+A task may be adapted into several sets of weights, its `members`, draws of a posterior or particles; they predict as a
+mixture. What is random about them is made of the standard normal numbers that each task is handed, `randoms` of them,
+so that an algorithm is a plain function.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from bayesmeta.infer.options import check_whole
 from bayesmeta.infer.svi_train import SCHEDULES
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.inner import descend
-from bayesmeta.meta.losses import Loss, loss_of, masked_mean
+from bayesmeta.meta.losses import Loss, loss_of, masked_mean, mixture_loss
 from bayesmeta.meta.module import Functional, Weights
 
 __all__ = ["Algorithm"]
@@ -95,6 +99,44 @@ class Algorithm:
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """The weights of one task after so many steps on its support."""
         return descend(lambda weights: self.risk(net, weights, support), meta, self.inner_learning_rate, steps)
+
+    def randoms(self, net: Functional) -> int:
+        """How many standard normal numbers an episode of one task needs, in training and in adapting."""
+        return 0
+
+    def members(self, net: Functional, meta: Weights, support: Rows, steps: int, noise: Tensor) -> Weights:
+        """All weights that a task is adapted to, with an axis of members (M, ...) in front; by default one, `adapted`.
+
+        Args:
+            net: The network.
+            meta: The meta-parameters.
+            support: Rows of the task; none may be real.
+            steps: Gradient steps.
+            noise: Standard normal numbers (randoms,).
+        """
+        return {name: value.unsqueeze(0) for name, value in self.adapted(net, meta, support, steps).items()}
+
+    def spread(self, net: Functional, weights: Weights, x: Tensor) -> Tensor | None:
+        """Standard deviations (n,) of observations of rows x (n, ...) under one member's weights, where it knows them.
+
+        Where it does not, None, predictions have the error left on training tasks as theirs (`Learner.noise`).
+        """
+        return None
+
+    def outputs(self, net: Functional, members: Weights, x: Tensor) -> tuple[Tensor, ...]:
+        """What the members of one task say of rows x (M, n, ...), and behind it their `spread` (M, n), if known."""
+
+        def one(weights: Weights) -> tuple[Tensor, ...]:
+            out, sd = self.forward(net, weights, x), self.spread(net, weights, x)
+            return (out,) if sd is None else (out, sd)
+
+        found: tuple[Tensor, ...] = torch.func.vmap(one)(members)
+        return found
+
+    def judged(self, net: Functional, meta: Weights, members: Weights, rows: Rows) -> Tensor:
+        """The mean loss of what the members of one task (M, ...) say together of its rows, (): what is watched."""
+        outs = self.outputs(net, members, rows.x)[0]
+        return masked_mean(mixture_loss(self.loss, outs, rows.y), rows.mask)
 
     def objective(self, net: Functional, meta: Weights, episode: Episodes) -> Tensor:
         """What one task adds to the meta-objective: its query loss after adaptation, ()."""

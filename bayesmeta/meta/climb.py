@@ -48,7 +48,7 @@ class Climb:
     def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""
         stage = self._algorithm.at(part.step / self._algorithm.steps)
-        leaves = (*part.episodes.support, *part.episodes.query, part.weight)
+        leaves = (*part.episodes.support, *part.episodes.query, part.episodes.noise, part.weight)
         found = self._known(u[0], leaves) if stage == self._last else None
         if found is None:
             value, grad = self._value_and_grad(stage, u[0], *leaves)
@@ -59,8 +59,8 @@ class Climb:
         return -value.detach().unsqueeze(0), -grad.detach().unsqueeze(0)
 
     def _value_and_grad(self, stage: Algorithm, u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
-        episodes = Episodes(Rows(*leaves[:3]), Rows(*leaves[3:6]))
-        value, grad = stage.value_and_grad(self._net, self._flat.named(u), episodes, leaves[6])
+        episodes = Episodes(Rows(*leaves[:3]), Rows(*leaves[3:6]), leaves[6])
+        value, grad = stage.value_and_grad(self._net, self._flat.named(u), episodes, leaves[7])
         return value, self._flat.vector(grad)
 
     def _known(self, u: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Recorded, tuple[Tensor, ...]] | None:

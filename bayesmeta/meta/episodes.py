@@ -27,6 +27,7 @@ class Episodes(NamedTuple):
 
     support: Rows
     query: Rows
+    noise: Tensor  # (B, r): standard normal numbers of each task, where the algorithm needs some
 
 
 def rows_of(tasks: Tasks, dtype: torch.dtype) -> Rows:
@@ -36,7 +37,9 @@ def rows_of(tasks: Tasks, dtype: torch.dtype) -> Rows:
     return Rows(batch.x[order].to(dtype), batch.y[order].to(dtype), batch.mask[order])
 
 
-def episodes(tasks: Tasks, shots: int, seed: int, dtype: torch.dtype, *, by_class: bool = False) -> Episodes:
+def episodes(
+    tasks: Tasks, shots: int, seed: int, dtype: torch.dtype, *, by_class: bool = False, randoms: int = 0
+) -> Episodes:
     """`shots` rows of each task at random as support, the others as query.
 
     Args:
@@ -45,6 +48,7 @@ def episodes(tasks: Tasks, shots: int, seed: int, dtype: torch.dtype, *, by_clas
         seed: Which rows.
         dtype: What inputs and responses are brought to.
         by_class: Observations are classes, 0 to N-1 in every task, and each gives as many rows to the support.
+        randoms: How many standard normal numbers each task gets.
 
     Raises:
         DataError: A task, or a class of it, has no more rows than `shots`: nothing is left to judge it by. Classes
@@ -52,13 +56,16 @@ def episodes(tasks: Tasks, shots: int, seed: int, dtype: torch.dtype, *, by_clas
     """
     count = shots * check_classes(tasks, shots) if by_class else _checked(tasks, shots)
     rows = rows_of(tasks, dtype)
-    keys = torch.rand(rows.mask.shape, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.rand(rows.mask.shape, generator=generator)
     if by_class:
         keys = keys + (within_class(rows.y, rows.mask, keys) >= shots)
     order = torch.where(rows.mask, keys, 2.0).argsort(1)
     task = torch.arange(len(order)).unsqueeze(1)
     shuffled = Rows(*(part[task, order] for part in rows))
-    return Episodes(Rows(*(part[:, :count] for part in shuffled)), Rows(*(part[:, count:] for part in shuffled)))
+    noise = torch.randn(len(order), randoms, generator=generator, dtype=dtype)
+    support, query = (Rows(*(part[:, cut] for part in shuffled)) for cut in (slice(count), slice(count, None)))
+    return Episodes(support, query, noise)
 
 
 def _checked(tasks: Tasks, shots: int) -> int:

@@ -39,6 +39,7 @@ class Feed:
         seed: Seeds the order of tasks, and which rows are support.
         dtype: What inputs are brought to.
         by_class: Whether `shots` is counted for each class of a task.
+        randoms: Standard normal numbers that each task of a step gets.
     """
 
     tasks: Tasks | Stream
@@ -48,12 +49,14 @@ class Feed:
     seed: int
     dtype: torch.dtype
     by_class: bool = False
+    randoms: int = 0
     total: int = 1
 
     def part(self, step: int) -> Part:
         """The episodes of a step, from 0."""
         tasks, weight = self._batch(step)
-        found = episodes(tasks, self.shots, seed_of(self.seed, step), self.dtype, by_class=self.by_class)
+        seed = seed_of(self.seed, step)
+        found = episodes(tasks, self.shots, seed, self.dtype, by_class=self.by_class, randoms=self.randoms)
         return Part(found, weight.to(self.dtype), step)
 
     def _batch(self, step: int) -> tuple[Tasks, Tensor]:
@@ -77,6 +80,7 @@ def feed_of(
     seed: int,
     dtype: torch.dtype,
     by_class: bool = False,
+    randoms: int = 0,
 ) -> tuple[Feed, Part | None]:
     """What is trained on, and what is watched.
 
@@ -91,18 +95,19 @@ def feed_of(
                 "Stream(..., validation=tasks)"
             )
         watched = tasks.validation
-        feed = Feed(tasks, None, shots, size, seed, dtype, by_class)
+        feed = Feed(tasks, None, shots, size, seed, dtype, by_class, randoms)
     else:
         weights = _checked(tasks, weights)
         if validation and len(tasks) < 2:
             raise DataError("validation needs two tasks at least, one of them to train on: leave it out")
         train, watch = held_out(len(tasks), validation, seed)
         watched = tasks[watch] if len(watch) else None
-        feed = Feed(tasks[train], None if weights is None else weights[train], shots, size, seed, dtype, by_class)
+        weights = None if weights is None else weights[train]
+        feed = Feed(tasks[train], weights, shots, size, seed, dtype, by_class, randoms)
         feed.part(0)
     if watched is None:
         return feed, None
-    found = episodes(watched, shots, seed + WATCHED, dtype, by_class=by_class)
+    found = episodes(watched, shots, seed + WATCHED, dtype, by_class=by_class, randoms=randoms)
     return feed, Part(found, torch.ones(len(watched), dtype=dtype), 0)
 
 

@@ -63,7 +63,7 @@ class IMAML(Algorithm):
     ) -> tuple[Tensor, Weights]:
         """The query loss after adaptation, and the implicit gradient averaged over tasks."""
 
-        def one(support: Rows, query: Rows) -> tuple[Tensor, Weights]:
+        def one(support: Rows, query: Rows, noise: Tensor) -> tuple[Tensor, Weights]:
             weights = self.adapted(net, meta, support, self.inner_steps)
             slope, value = torch.func.grad_and_value(lambda w: self.risk(net, w, query))(weights)
             return value, self._implicit(net, weights, support, slope)

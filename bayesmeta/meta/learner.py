@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import DataError
+from bayesmeta.errors import DataError, NotAvailableError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Rows, rows_of
 from bayesmeta.meta.module import Functional, Weights
@@ -29,8 +29,9 @@ class Learner:
         curves: ``loss`` by step; ``validation`` at the steps ``looks``.
         steps: Steps that were taken.
         seconds: What they took.
-        noise: The root of the mean squared error on the query of training tasks, after adaptation, which predictions
-            have as their standard deviation; None where the loss is not a squared one.
+        noise: The error that adaptation leaves on the query of training tasks, which predictions have as their
+            standard deviation: of one network a task, the root of the mean squared error, else see
+            `bayesmeta.meta.residual`. None where the loss is not a squared one, or the algorithm knows it by input.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class Learner:
         self.seconds = seconds
         self.noise = noise
 
-    def adapt(self, tasks: Tasks, *, steps: int | None = None) -> Adapted:
+    def adapt(self, tasks: Tasks, *, steps: int | None = None, seed: int = 0) -> Adapted:
         """Weights of new tasks, by gradient steps on all of their observations.
 
         Args:
             tasks: The new tasks; one without observations keeps the initialisation.
             steps: How many steps, the algorithm's `adapt_steps` by default.
+            seed: Seeds what is random about them, where the algorithm draws weights.
 
         Raises:
             DataError: A task ends where its loss is not finite.
@@ -66,12 +68,15 @@ class Learner:
         if steps is None:
             steps = algorithm.inner_steps if algorithm.adapt_steps is None else algorithm.adapt_steps
         rows = rows_of(tasks, self.net.dtype)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(tasks), algorithm.randoms(self.net), generator=generator, dtype=self.net.dtype)
 
-        def one(*support: Tensor) -> tuple[Weights, Tensor]:
-            weights = algorithm.adapted(self.net, self.weights, Rows(*support), steps)
-            return weights, algorithm.risk(self.net, weights, Rows(*support))
+        def one(support: Rows, noise: Tensor) -> tuple[Weights, Tensor]:
+            members = algorithm.members(self.net, self.weights, support, steps, noise)
+            risk = torch.func.vmap(lambda weights: algorithm.risk(self.net, weights, support))(members)
+            return members, risk.mean()
 
-        weights, risk = torch.func.vmap(one)(*rows)
+        members, risk = torch.func.vmap(one)(rows, noise)
         bad = (~torch.isfinite(risk)).nonzero().squeeze(1)
         if len(bad):
             name = tasks.names[int(bad[0])]
@@ -79,7 +84,7 @@ class Learner:
                 f"adapting {name!r} ended at a loss of {float(risk[bad[0]]):g} ({len(bad)} of {len(tasks)} tasks): the "
                 "steps run away; take fewer, or look at the size of its inputs and responses"
             )
-        return Adapted(self, tasks, {name: value.detach() for name, value in weights.items()})
+        return Adapted(self, tasks, {name: value.detach() for name, value in members.items()})
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.weights.values())
@@ -93,13 +98,25 @@ class Adapted:
 
     Attributes:
         tasks: What they were adapted on.
-        weights: The weights of each by name, (T, ...).
+        members: The weights of each by name, (T, M, ...): a task has M networks, one for most algorithms.
     """
 
-    def __init__(self, learner: Learner, tasks: Tasks, weights: Weights) -> None:
+    def __init__(self, learner: Learner, tasks: Tasks, members: Weights) -> None:
         self.learner = learner
         self.tasks = tasks
-        self.weights = weights
+        self.members = members
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of each task's network by name, (T, ...), where it has one.
+
+        Raises:
+            NotAvailableError: Tasks have several.
+        """
+        count = next(iter(self.members.values())).shape[1]
+        if count > 1:
+            raise NotAvailableError(f"a task has {count} networks here: take the weights of all, `members` (T, M, ...)")
+        return {name: value.squeeze(1) for name, value in self.members.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,14 +135,14 @@ class Adapted:
         query = query_tasks(self.tasks, x)
         pick = torch.tensor([self.tasks.index(name) for name in query.names])
         rows = rows_of(query, self.learner.net.dtype)
-        weights = {name: value[pick] for name, value in self.weights.items()}
-        learner = self.learner
+        members = {name: value[pick] for name, value in self.members.items()}
+        learner, algorithm = self.learner, self.learner.algorithm
 
-        def one(weights: Weights, x: Tensor) -> Tensor:
-            return learner.algorithm.forward(learner.net, weights, x)
+        def one(members: Weights, x: Tensor) -> tuple[Tensor, ...]:
+            return algorithm.outputs(learner.net, members, x)
 
-        out = torch.func.vmap(one)(weights, rows.x)
-        return Outputs(query, out.detach(), rows.mask, learner.algorithm.loss, learner.noise)
+        out, *sd = (part.detach() for part in torch.func.vmap(one, out_dims=1)(members, rows.x))
+        return Outputs(query, out, rows.mask, algorithm.loss, sd[0] if sd else learner.noise)
 
     def __repr__(self) -> str:
         return f"Adapted by {type(self.learner.algorithm).__name__}: {len(self.tasks):,} tasks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from bayesmeta.errors import DataError, OptionError, unknown
 
-__all__ = ["LOSSES", "Loss", "loss_of", "masked_mean"]
+__all__ = ["LOSSES", "Loss", "loss_of", "masked_mean", "mixture_loss"]
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,6 +43,20 @@ def loss_of(loss: str | Loss) -> Loss:
     if loss not in LOSSES:
         raise OptionError(unknown("loss", loss, list(LOSSES)))
     return LOSSES[loss]
+
+
+def mixture_loss(loss: str | Loss, outs: Tensor, y: Tensor) -> Tensor:
+    """The loss of what members (M, n, ...) say together, of each row (n,).
+
+    The squared error is that of their mean, the cross entropy that of their mean probabilities; of any other loss it is
+    the members' mean.
+    """
+    if loss == "mse":
+        return squared_error(outs.mean(0), y)
+    each = torch.stack([loss_of(loss)(out, y) for out in outs])
+    if loss == "cross_entropy":
+        return math.log(len(outs)) - torch.logsumexp(-each, 0)
+    return each.mean(0)
 
 
 def masked_mean(rows: Tensor, mask: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ class Reptile(Algorithm):
     ) -> tuple[Tensor, Weights]:
         """The query loss after adaptation to the support, and w - w(k) averaged over tasks."""
 
-        def one(support: Rows, query: Rows) -> tuple[Tensor, Weights]:
+        def one(support: Rows, query: Rows, noise: Tensor) -> tuple[Tensor, Weights]:
             both = Rows(*(torch.cat(parts) for parts in zip(support, query, strict=True)))
             moved = self.adapted(net, meta, both, self.inner_steps)
-            value = self.objective(net, meta, Episodes(support, query))
+            value = self.objective(net, meta, Episodes(support, query, noise))
             return value, {name: meta[name] - moved[name] for name in meta}
 
         values, moves = torch.func.vmap(one)(*episodes)

@@ -25,6 +25,7 @@ from bayesmeta.meta.feed import Feed, Part, feed_of
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.learner import Learner
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.residual import error_left
 from bayesmeta.streams import Stream
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread
@@ -78,6 +79,7 @@ def fit(
         weights,
         shots=algorithm.shots,
         by_class=algorithm.by_class,
+        randoms=algorithm.randoms(function),
         size=algorithm.batch_size,
         validation=algorithm.validation,
         seed=seed,
@@ -115,12 +117,17 @@ def fit(
 
 def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -> Tensor:
     """The mean query loss of watched tasks after adaptation, as new tasks adapt (1,)."""
-    steps = algorithm.inner_steps if algorithm.adapt_steps is None else algorithm.adapt_steps
 
-    def one(support: Rows, query: Rows) -> Tensor:
-        return algorithm.risk(net, algorithm.adapted(net, meta, support, steps), query)
+    def one(support: Rows, query: Rows, noise: Tensor) -> Tensor:
+        members = algorithm.members(net, meta, support, _steps(algorithm), noise)
+        return algorithm.judged(net, meta, members, query)
 
     return torch.func.vmap(one)(*watched.episodes).mean().unsqueeze(0)
+
+
+def _steps(algorithm: Algorithm) -> int:
+    """Gradient steps on a new task."""
+    return algorithm.inner_steps if algorithm.adapt_steps is None else algorithm.adapt_steps
 
 
 def _noise(
@@ -130,7 +137,7 @@ def _noise(
     if algorithm.loss != "mse":
         return None
     parts = [feed.part(step) for step in range(max(0, steps - LAST), steps)] if watched is None else [watched]
-    return float(torch.cat([_loss(algorithm, net, meta, part) for part in parts]).mean().sqrt())
+    return error_left(algorithm, net, meta, parts, _steps(algorithm))
 
 
 def _plan(algorithm: Algorithm) -> Ensemble:
