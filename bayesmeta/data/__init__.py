@@ -1,7 +1,8 @@
-"""Real data by name, and environments: distributions over tasks with a known optimum.
+"""Real data by name, image sets, and environments: distributions over tasks with a known optimum.
 
 `load` gives data for the gallery, the tests and the reader's own experiments. `DKTSines`, `MixedNoiseSines`,
-`MAMLSines`, `PACOHSinusoid`, `PACOHCauchy` and `GPTasks` make tasks, and know the best prediction for them.
+`MAMLSines`, `PACOHSinusoid`, `PACOHCauchy` and `GPTasks` make tasks, and know the best prediction for them. `omniglot`,
+`digits`, `image_folder` and `Images` make few-shot tasks of labelled images.
 
 What the gallery needs comes with the package. The rest is read from the folder that the environment variable
 BAYESMETA_DATA names, or fetched once from where it is published and kept in the user's cache; either way its
@@ -29,8 +30,12 @@ from bayesmeta.data.remote import fetch, roads
 from bayesmeta.errors import UnknownNameError, unknown
 
 if TYPE_CHECKING:
+    from bayesmeta.data.digit_images import digits
     from bayesmeta.data.environment import Environment
+    from bayesmeta.data.folder import image_folder
     from bayesmeta.data.gp_tasks import GPTasks
+    from bayesmeta.data.images import Images
+    from bayesmeta.data.omniglot_files import omniglot
     from bayesmeta.data.optimal import Optimal
     from bayesmeta.data.pacoh import PACOHCauchy, PACOHSinusoid
     from bayesmeta.data.sines import DKTSines, MAMLSines, MixedNoiseSines
@@ -39,6 +44,7 @@ __all__ = [
     "DKTSines",
     "Environment",
     "GPTasks",
+    "Images",
     "MAMLSines",
     "MixedNoiseSines",
     "Optimal",
@@ -46,20 +52,27 @@ __all__ = [
     "PACOHSinusoid",
     "available",
     "describe",
+    "digits",
+    "image_folder",
     "load",
+    "omniglot",
 ]
 
 _WHERE = {
     "DKTSines": "sines",
     "Environment": "environment",
     "GPTasks": "gp_tasks",
+    "Images": "images",
     "MAMLSines": "sines",
     "MixedNoiseSines": "sines",
     "Optimal": "optimal",
     "PACOHCauchy": "pacoh",
     "PACOHSinusoid": "pacoh",
+    "digits": "digit_images",
+    "image_folder": "folder",
+    "omniglot": "omniglot_files",
 }
-"""The module of each environment: loaded when first used, because they need torch and the data sets do not."""
+"""The module of what is loaded when first used, because it needs torch and the data sets do not."""
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ import pandas as pd
 from bayesmeta.data.entry import Entry, checked
 from bayesmeta.errors import FileFormatError, NotAvailableError
 
-__all__ = ["Remote", "Source", "fetch", "roads"]
+__all__ = ["FOLDER", "Remote", "Source", "cache_folder", "fetch", "registered", "retrieved", "roads"]
 
 FOLDER = "BAYESMETA_DATA"
 
@@ -52,14 +52,10 @@ def fetch(remote: Remote) -> pd.DataFrame:
     path = Path(folder) / remote.folder.location if folder else None
     if path is not None and path.is_file():
         source = remote.folder
-        if hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
-            raise FileFormatError(
-                f"{path} is not the registered file of data set {remote.entry.name!r}: its SHA-256 is not "
-                f"{source.sha256}. Replace it by an unchanged copy, or unset {FOLDER}"
-            )
+        registered(path, remote.entry.name, source.sha256)
     elif remote.original is not None:
         source = remote.original
-        path = _downloaded(remote.entry.name, source)
+        path = retrieved(remote.entry.name, source.location, source.sha256, remote.folder.location)
     else:
         raise NotAvailableError(
             f"data set {remote.entry.name!r} is only read from a folder: set {FOLDER} to one that holds "
@@ -85,28 +81,47 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("bayesmeta"))
 
 
-def _downloaded(name: str, source: Source) -> Path:
-    """The original in the cache, fetched if it is not there yet."""
+def registered(path: Path, name: str, sha256: str) -> None:
+    """Raise a FileFormatError unless a file of the data folder is the one that was registered."""
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise FileFormatError(
+            f"{path} is not the registered file of data set {name!r}: its SHA-256 is not {sha256}. Replace it by an "
+            f"unchanged copy, or unset {FOLDER}"
+        )
+
+
+def retrieved(name: str, location: str, sha256: str, file: str) -> Path:
+    """The original of a data set in the cache, fetched if it is not there yet.
+
+    Args:
+        name: The data set.
+        location: The original's URL.
+        sha256: Its checksum.
+        file: The path inside the data folder that would do instead.
+
+    Raises:
+        FileFormatError: What came is not the registered file.
+        NotAvailableError: It is out of reach.
+    """
     import pooch  # here, because few need it and it loads an HTTP client
 
     try:
         file = pooch.retrieve(
-            source.location,
-            known_hash=f"sha256:{source.sha256}",
-            fname=f"{name}-{source.sha256[:12]}{Path(source.location).suffix}",
+            location,
+            known_hash=f"sha256:{sha256}",
+            fname=f"{name}-{sha256[:12]}{Path(location).suffix}",
             path=cache_folder(),
         )
     except ValueError as error:
         raise FileFormatError(
-            f"{source.location} is not the registered original of data set {name!r}: its SHA-256 is not "
-            f"{source.sha256}. It was not kept; try again, and report it if it happens twice"
+            f"{location} is not the registered original of data set {name!r}: its SHA-256 is not "
+            f"{sha256}. It was not kept; try again, and report it if it happens twice"
         ) from error
     except OSError as error:  # requests' errors are OSErrors
         raise NotAvailableError(
-            f"data set {name!r} could not be fetched from {source.location} ({type(error).__name__}: "
+            f"data set {name!r} could not be fetched from {location} ({type(error).__name__}: "
             f"{error}). "
             f"Either connect and try again (it is then kept in {cache_folder()}), or set {FOLDER} to a "
-            f"folder that "
-            f"holds it (bayesmeta.data.describe({name!r}) names the file)"
+            f"folder that holds {file}"
         ) from error
     return Path(file)
