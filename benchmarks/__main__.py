@@ -7,6 +7,8 @@
     roads     every preset on every model of the gallery: seconds, error, verdict
     fewshot   few-shot learners beside the Bayes-optimal prediction: sines, PACOH's environments, Gaussian processes
     hidden    hidden counties, rats, patients, districts, hospitals: adapting beside a refit, pooled and alone
+    meta      one meta-gradient of MAML, beside higher, TorchOpt and parallel-metalearn
+    sinusoid  sines without noise by MAML's protocol at full length, every meta-learner
 
 Rows are kept in OUT/NAME.json as they finish, and a second call goes on where the first stopped; OUT/NAME.md is
 the page. `--fresh` measures what is selected anew, `--only bayesmeta --only radon` selects tools and problems,
@@ -17,12 +19,22 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import chains, cold, fewshot, hidden, roads, scaling, speed
+from benchmarks import chains, cold, fewshot, hidden, meta, roads, scaling, sinusoid, speed
 from benchmarks.bench import arguments, carry
 
 __all__ = ["BENCHES", "main"]
 
-ALL = (speed.BENCH, cold.BENCH, scaling.BENCH, chains.BENCH, roads.BENCH, fewshot.BENCH, hidden.BENCH)
+ALL = (
+    speed.BENCH,
+    cold.BENCH,
+    scaling.BENCH,
+    chains.BENCH,
+    roads.BENCH,
+    fewshot.BENCH,
+    hidden.BENCH,
+    meta.BENCH,
+    sinusoid.BENCH,
+)
 BENCHES = {bench.name: bench for bench in ALL}
 
 
