@@ -27,9 +27,7 @@ ROUNDS = 200
 TINY = 1e-30
 
 
-def error_left(
-    algorithm: Algorithm, net: Functional, meta: Weights, parts: Sequence[Part], steps: int
-) -> float | None:
+def error_left(algorithm: Algorithm, net: Functional, meta: Weights, parts: Sequence[Part], steps: int) -> float | None:
     """σ on the query of some episodes, after so many steps on their support, a task counting as much as another.
 
     None where the algorithm knows the standard deviation of each observation.
