@@ -12,6 +12,8 @@ from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.maml_plus_plus import MAMLPlusPlus
 from bayesmeta.meta.meta_sgd import MetaSGD
 from bayesmeta.meta.predicting import Outputs
+from bayesmeta.meta.proto_maml import ProtoMAML
+from bayesmeta.meta.proto_net import ProtoNet
 from bayesmeta.meta.reptile import Reptile
 from bayesmeta.meta.training import fit
 
@@ -28,6 +30,8 @@ __all__ = [
     "MAMLPlusPlus",
     "MetaSGD",
     "Outputs",
+    "ProtoMAML",
+    "ProtoNet",
     "Reptile",
     "fit",
 ]

@@ -25,6 +25,7 @@ from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.inner import descend
 from bayesmeta.meta.losses import Loss, loss_of, masked_mean, mixture_loss
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.tasks import Tasks
 
 __all__ = ["Algorithm"]
 
@@ -87,6 +88,10 @@ class Algorithm:
     def begin(self, net: Functional) -> Weights:
         """The meta-parameters before training: the module's own weights."""
         return dict(net.weights)
+
+    def for_tasks(self, tasks: Tasks) -> Algorithm:
+        """The algorithm for tasks such as these: what it has to know of them (how many classes) comes in here."""
+        return self
 
     def at(self, done: float) -> Algorithm:
         """The algorithm when that share of the steps is done: what changes in the course of training says so here."""

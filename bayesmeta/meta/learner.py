@@ -64,7 +64,7 @@ class Learner:
         Raises:
             DataError: A task ends where its loss is not finite.
         """
-        algorithm = self.algorithm
+        algorithm = self.algorithm.for_tasks(tasks)
         if steps is None:
             steps = algorithm.inner_steps if algorithm.adapt_steps is None else algorithm.adapt_steps
         rows = rows_of(tasks, self.net.dtype)

@@ -74,6 +74,7 @@ def fit(
     """
     begin = time.perf_counter()
     function = Functional(net)
+    given, algorithm = algorithm, algorithm.for_tasks(tasks.first(seed) if isinstance(tasks, Stream) else tasks)
     feed, watched = feed_of(
         tasks,
         weights,
@@ -112,7 +113,7 @@ def fit(
         what = f"training was interrupted after {state.step:,} of {algorithm.steps:,} steps"
         warnings.warn(f"{what}: the learner is as it was then", BayesmetaWarning, stacklevel=2)
     seconds = time.perf_counter() - begin
-    return Learner(function, algorithm, found_at, _curves(history), state.step, seconds, noise=noise)
+    return Learner(function, given, found_at, _curves(history), state.step, seconds, noise=noise)
 
 
 def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -> Tensor:
