@@ -9,6 +9,7 @@
     hidden    hidden counties, rats, patients, districts, hospitals: adapting beside a refit, pooled and alone
     meta      one meta-gradient of MAML, beside higher, TorchOpt and parallel-metalearn
     sinusoid  sines without noise by MAML's protocol at full length, every meta-learner
+    omniglot  5- and 20-way characters, 1 and 5 shots, after 20 minutes of training: accuracy and calibration
 
 Rows are kept in OUT/NAME.json as they finish, and a second call goes on where the first stopped; OUT/NAME.md is
 the page. `--fresh` measures what is selected anew, `--only bayesmeta --only radon` selects tools and problems,
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import chains, cold, fewshot, hidden, meta, roads, scaling, sinusoid, speed
+from benchmarks import chains, cold, fewshot, hidden, meta, omniglot, roads, scaling, sinusoid, speed
 from benchmarks.bench import arguments, carry
 
 __all__ = ["BENCHES", "main"]
@@ -34,6 +35,7 @@ ALL = (
     hidden.BENCH,
     meta.BENCH,
     sinusoid.BENCH,
+    omniglot.BENCH,
 )
 BENCHES = {bench.name: bench for bench in ALL}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from benchmarks.tools import Tool, quick
 __all__ = ["Bench", "arguments", "carry"]
 
 WIDTH = 150
+STOPPED = 3600.0  # seconds
 Sheets = Callable[[Store, tuple[Problem, ...], tuple[Tool, ...]], list[report.Sheet]]
 
 
@@ -38,6 +40,7 @@ class Bench:
         notes: how it was measured, for the page.
         repeats: runs of each row unless the command line says otherwise.
         publish: what else is done with the tables of the whole benchmark.
+        trains: whether the budget of its tools is seconds of training, which `--limit` then changes.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Bench:
     notes: str
     repeats: int = 3
     publish: Callable[[list[report.Sheet]], None] | None = None
+    trains: bool = False
 
 
 def arguments(words: list[str], description: str | None) -> argparse.Namespace:
@@ -59,7 +63,11 @@ def arguments(words: list[str], description: str | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny problems and budgets, into runs/bench-quick")
     parser.add_argument("--repeats", type=int, help="runs of each row")
     parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results)")
-    parser.add_argument("--limit", type=float, default=3600.0, help="seconds after which a run is stopped")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        help="seconds after which a run is stopped (3600); of omniglot, seconds of training of each row (1200)",
+    )
     parser.add_argument(
         "--once-beyond", type=float, default=600.0, help="a run longer than so many seconds is not repeated"
     )
@@ -73,6 +81,8 @@ def carry(bench: Bench, args: argparse.Namespace, command: str) -> int:
     """Measure what is selected and not there yet, and write the page; the exit status is 1 if a run failed."""
     problems = bench.tiny if args.quick else bench.problems
     tools = tuple(quick(tool) for tool in bench.tools) if args.quick else bench.tools
+    if bench.trains and args.limit:
+        tools = tuple(replace(tool, budget=replace(tool.budget, tune=round(args.limit))) for tool in tools)
     chosen_problems, chosen_tools = _select(args.only, problems, tools)
     out: Path = args.out or Path("runs/bench-quick" if args.quick else "benchmarks/results")
     store = Store.open(out / f"{bench.name}.json")
@@ -80,7 +90,8 @@ def carry(bench: Bench, args: argparse.Namespace, command: str) -> int:
     if args.fresh:
         store.forget(lambda row: row["tool"] in names[0] and row["problem"] in names[1])
     _note_left_out(store, chosen_problems, chosen_tools)
-    limits = Limits(1 if args.quick else args.repeats or bench.repeats, args.limit, args.once_beyond)
+    most = math.inf if bench.trains else args.limit or STOPPED
+    limits = Limits(1 if args.quick else args.repeats or bench.repeats, most, args.once_beyond)
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)
     todo = list(jobs(chosen_problems, chosen_tools, limits.repeats))

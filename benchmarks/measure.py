@@ -54,7 +54,7 @@ def measure(tool: Tool, place: Place, seed: int) -> Row:
             env=_environment(place.cache),
             capture_output=True,
             text=True,
-            timeout=place.limit,
+            timeout=place.limit if math.isfinite(place.limit) else None,
         )
     except subprocess.TimeoutExpired:
         return {"ok": False, "error": f"stopped after {place.limit:g} s", "over_limit": True}
