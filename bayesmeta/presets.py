@@ -1,7 +1,8 @@
 """Presets: a back-end and its settings, as data in a TOML file.
 
 A preset says `back_end = "nuts"` and, in a table `[options]`, fields of that back-end's config; what it
-leaves out keeps the config's default.
+leaves out keeps the config's default. A back-end is of hierarchies, as `nuts`, or an algorithm that adapts networks, as
+`maml`; some of the latter learn a point φ of a hierarchy, too.
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ from bayesmeta.errors import FileFormatError, OptionError, unknown
 
 
 class Config(Protocol):
-    """The settings of a back-end: a frozen dataclass that checks itself.
-
-    Attributes:
-        evidence: What to do about θ, one of `bayesmeta.evidence.METHODS`.
-    """
+    """The settings of a back-end: a frozen dataclass that checks itself."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    @property
-    def evidence(self) -> str:
-        """What to do about θ."""
 
-
-__all__ = ["BACK_ENDS", "Config", "back_end_of", "module_of", "read_preset", "with_options", "write_toml"]
+__all__ = [
+    "ALGORITHMS",
+    "BACK_ENDS",
+    "Config",
+    "back_end_of",
+    "evidence_of",
+    "is_algorithm",
+    "module_of",
+    "read_preset",
+    "takes_hierarchies",
+    "with_options",
+    "write_toml",
+]
 
 BACK_ENDS: dict[str, tuple[str, str]] = {
     "nuts": ("bayesmeta.infer.nuts", "NUTS"),
@@ -44,6 +49,21 @@ BACK_ENDS: dict[str, tuple[str, str]] = {
     "ensemble": ("bayesmeta.infer.ensemble", "Ensemble"),
 }
 """Each back-end's name in a preset: the module, which has `run`, and the name of its config; loaded when asked for."""
+
+ALGORITHMS: dict[str, tuple[str, str]] = {
+    "maml": ("bayesmeta.meta.maml", "MAML"),
+    "reptile": ("bayesmeta.meta.reptile", "Reptile"),
+    "anil": ("bayesmeta.meta.anil", "ANIL"),
+    "boil": ("bayesmeta.meta.anil", "BOIL"),
+    "metasgd": ("bayesmeta.meta.meta_sgd", "MetaSGD"),
+    "mamlpp": ("bayesmeta.meta.maml_plus_plus", "MAMLPlusPlus"),
+    "imaml": ("bayesmeta.meta.imaml", "IMAML"),
+    "cavia": ("bayesmeta.meta.cavia", "CAVIA"),
+}
+"""Each algorithm of `bayesmeta.meta` likewise: its module, and the name of its config."""
+
+ON_HIERARCHIES = ("maml", "reptile")
+HIERARCHY_MODULE = "bayesmeta.meta.on_hierarchy"
 
 
 def read_preset(name_or_path: str | Path) -> Config:
@@ -65,7 +85,7 @@ def read_preset(name_or_path: str | Path) -> Config:
         if key not in ("back_end", "options"):
             raise OptionError(f"{path}: {unknown('key', key, ['back_end', 'options'])}")
     back_end, options = content.get("back_end"), content.get("options", {})
-    if not isinstance(back_end, str) or back_end not in BACK_ENDS:
+    if not isinstance(back_end, str) or back_end not in BACK_ENDS | ALGORITHMS:
         raise OptionError(f"{path}: {_wrong_back_end(back_end)}")
     if not isinstance(options, dict):
         raise OptionError(f"{path}: options: got {options!r}; wanted a table, headed by a line [options]")
@@ -88,19 +108,53 @@ def back_end_of(config: Config) -> str:
     >>> back_end_of(read_preset("nuts-joint"))
     'nuts'
     """
-    for name, (module, kind) in BACK_ENDS.items():
+    for name, (module, kind) in (BACK_ENDS | ALGORITHMS).items():
         if (type(config).__module__, type(config).__name__) == (module, kind):
             return name
     raise OptionError(f"{type(config).__name__} is not the config of a back-end; those are {_configs()}")
 
 
 def _configs() -> str:
-    return ", ".join(kind for _, kind in BACK_ENDS.values())
+    return ", ".join(kind for _, kind in (BACK_ENDS | ALGORITHMS).values())
+
+
+def is_algorithm(config: Config) -> bool:
+    """Whether this is an algorithm of `bayesmeta.meta`, which adapts networks.
+
+    >>> is_algorithm(read_preset("nuts"))
+    False
+    """
+    return back_end_of(config) in ALGORITHMS
+
+
+def takes_hierarchies(config: Config) -> bool:
+    """Whether a hierarchy can be fitted with it; an algorithm of `bayesmeta.meta` may need a network.
+
+    >>> takes_hierarchies(read_preset("nuts"))
+    True
+    """
+    return back_end_of(config) in (*BACK_ENDS, *ON_HIERARCHIES)
+
+
+def evidence_of(config: Config) -> str:
+    """What a back-end is asked to do about θ, one of `bayesmeta.evidence.METHODS`.
+
+    Raises:
+        OptionError: it is an algorithm, which finds a point φ and draws nothing.
+    """
+    if is_algorithm(config):
+        raise OptionError(
+            f"{type(config).__name__} finds one point φ and draws nothing from p(φ | D): use a back-end that does, "
+            "such as 'auto' or NUTS(...)"
+        )
+    method: str = getattr(config, "evidence")  # noqa: B009  (the settings of all back-ends have it)
+    return method
 
 
 def module_of(config: Config) -> ModuleType:
     """The module of a config's back-end, whose `run(target, config, *, seed, progress)` gives draws."""
-    return importlib.import_module(BACK_ENDS[back_end_of(config)][0])
+    name = back_end_of(config)
+    return importlib.import_module(BACK_ENDS[name][0] if name in BACK_ENDS else HIERARCHY_MODULE)
 
 
 def write_toml(tables: Mapping[str, object]) -> str:
@@ -131,13 +185,13 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _wrong_back_end(got: object) -> str:
     if got is None:
-        valid = " or ".join(f'back_end = "{name}"' for name in BACK_ENDS)
+        valid = " or ".join(f'back_end = "{name}"' for name in BACK_ENDS | ALGORITHMS)
         return f"has no key 'back_end'; wanted a line {valid}"
-    return unknown("back_end", got, BACK_ENDS)
+    return unknown("back_end", got, BACK_ENDS | ALGORITHMS)
 
 
 def _config_type(back_end: str) -> type[Config]:
-    module, name = BACK_ENDS[back_end]
+    module, name = (BACK_ENDS | ALGORITHMS)[back_end]
     config: type[Config] = getattr(importlib.import_module(module), name)
     return config
 
@@ -149,7 +203,7 @@ def _build(kind: type[Config], options: Mapping[str, Any], source: str) -> Confi
         if key not in valid:
             raise OptionError(f"{source}: {unknown('option', key, valid)}")
     try:
-        return kind(**options)
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
     except (OptionError, TypeError) as error:
         raise OptionError(f"{source}: {error}") from error
 

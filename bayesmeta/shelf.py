@@ -12,19 +12,22 @@ import importlib.util
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bayesmeta.errors import FileFormatError, HierarchyError, NotAvailableError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bayesmeta.hierarchy import Hierarchy
+    from bayesmeta.streams import Stream
     from bayesmeta.tasks import Tasks
 
-__all__ = ["Kind", "ModelFile", "copy", "find", "folder", "load_model", "names", "path_of", "title"]
+__all__ = ["Kind", "ModelFile", "copy", "find", "folder", "is_network", "load_model", "names", "path_of", "title"]
 
 Kind: TypeAlias = Literal["model", "preset"]
 
@@ -39,14 +42,43 @@ class ModelFile:
     Attributes:
         name: the file's name without its suffix.
         path: where it lies.
-        hierarchy: its `hierarchy`.
+        model: its `hierarchy`, or its `net`: a network that the algorithms of `bayesmeta.meta` learn to adapt.
         load: its `load()`, which gives the tasks that it is fitted on.
+        settings: what its data ask of such an algorithm, as `loss="cross_entropy"`, in place of the preset's.
     """
 
     name: str
     path: Path
-    hierarchy: Hierarchy
-    load: Callable[[], Tasks]
+    model: Hierarchy | nn.Module
+    load: Callable[[], Tasks | Stream]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """Its hierarchy.
+
+        Raises:
+            HierarchyError: it has a network in its place.
+        """
+        from bayesmeta.hierarchy import Hierarchy
+
+        if not isinstance(self.model, Hierarchy):
+            raise HierarchyError(
+                f"{self.path}: is a network, without p(φ) and p(θ | φ); this needs a file with hierarchy = "
+                "bayesmeta.Hierarchy(hyperprior, task). A network is fitted by presets such as maml"
+            )
+        return self.model
+
+    def data(self) -> Tasks | Stream:
+        """What `load()` returns: tasks, or a stream of them.
+
+        Raises:
+            HierarchyError: it returned neither.
+        """
+        from bayesmeta.streams import Stream
+
+        found = self.load()
+        return found if isinstance(found, Stream) else _as_tasks(self.path, found)
 
     def tasks(self) -> Tasks:
         """What `load()` returns.
@@ -54,15 +86,18 @@ class ModelFile:
         Raises:
             HierarchyError: it did not return `Tasks`.
         """
-        from bayesmeta.tasks import Tasks
+        return _as_tasks(self.path, self.load())
 
-        tasks = self.load()
-        if not isinstance(tasks, Tasks):
-            raise HierarchyError(
-                f"{self.path}: load() returned {type(tasks).__name__}; wanted bayesmeta.Tasks "
-                "(Tasks.from_frame, from_lists or from_arrays)"
-            )
-        return tasks
+
+def _as_tasks(path: Path, found: object) -> Tasks:
+    from bayesmeta.tasks import Tasks
+
+    if not isinstance(found, Tasks):
+        raise HierarchyError(
+            f"{path}: load() returned {type(found).__name__}; wanted bayesmeta.Tasks "
+            "(Tasks.from_frame, from_lists or from_arrays)"
+        )
+    return found
 
 
 def folder(kind: Kind) -> Path:
@@ -156,31 +191,63 @@ def copy(kind: Kind, name: str, to: Path | str = ".") -> Path:
     return target
 
 
-def load_model(name_or_path: str | Path) -> ModelFile:
-    """A model file as a module of its own, with its hierarchy and its `load`.
+def is_network(path: Path) -> bool:
+    """Whether a model file has a network, `net`, in place of a hierarchy; the file is read, not run.
 
-    The file is run as Python runs any module: load only files that you trust.
+    >>> is_network(path_of("model", "radon"))
+    False
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return any(isinstance(target, ast.Name) and target.id == "net" for target in targets)
+
+
+def load_model(name_or_path: str | Path) -> ModelFile:
+    """A model file as a module of its own, with its hierarchy or network and its `load`.
+
+    The file is run as Python runs any module: load only files that you trust. Weights that a network draws in it are
+    the same every time, and nobody else's random numbers move.
 
     Raises:
         UnknownNameError: no model of the gallery has that name.
         NotAvailableError: no file lies at that path.
-        FileFormatError: the file fails to run, or lacks `hierarchy` or `load`.
+        FileFormatError: the file fails to run, or lacks `hierarchy` (or `net`) or `load`.
     """
-    from bayesmeta.hierarchy import Hierarchy
+    import torch
 
     path = find("model", name_or_path)
-    module = _module(path)
-    hierarchy, load = getattr(module, "hierarchy", None), getattr(module, "load", None)
-    if not isinstance(hierarchy, Hierarchy):
-        raise FileFormatError(
-            f"{path}: {_missing('hierarchy', hierarchy)}; wanted, at module level, "
-            "hierarchy = bayesmeta.Hierarchy(hyperprior, task)"
-        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = _module(path)
+    load, settings = getattr(module, "load", None), getattr(module, "settings", {})
+    model = _model(path, module)
     if not callable(load):
         raise FileFormatError(
             f"{path}: {_missing('load', load)}; wanted, at module level, a function load() that returns bayesmeta.Tasks"
         )
-    return ModelFile(path.stem, path, hierarchy, load)
+    if not isinstance(settings, Mapping):
+        raise FileFormatError(f"{path}: {_missing('settings', settings)}; wanted a dict of settings by name")
+    return ModelFile(path.stem, path, model, load, settings)
+
+
+def _model(path: Path, module: ModuleType) -> Hierarchy | nn.Module:
+    """The hierarchy of a model file, or its network where it has none."""
+    from torch import nn
+
+    from bayesmeta.hierarchy import Hierarchy
+
+    hierarchy, net = getattr(module, "hierarchy", None), getattr(module, "net", None)
+    if isinstance(hierarchy, Hierarchy):
+        return hierarchy
+    if hierarchy is None and isinstance(net, nn.Module):
+        return net
+    if hierarchy is None and net is not None:
+        raise FileFormatError(f"{path}: {_missing('net', net)}; wanted, at module level, net = a torch.nn.Module")
+    raise FileFormatError(
+        f"{path}: {_missing('hierarchy', hierarchy)}; wanted, at module level, "
+        "hierarchy = bayesmeta.Hierarchy(hyperprior, task), or net = a torch.nn.Module"
+    )
 
 
 def _missing(name: str, got: object) -> str:

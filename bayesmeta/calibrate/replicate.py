@@ -21,7 +21,7 @@ from bayesmeta.evidence import Joint, choose
 from bayesmeta.evidence.conditional import theta_coordinates, theta_values
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.mapping import flatten_draws, over_draws
-from bayesmeta.presets import Config, module_of
+from bayesmeta.presets import Config, evidence_of, module_of
 from bayesmeta.program import Program
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.summary import ess
@@ -83,7 +83,7 @@ class Replicator:
         self.simulator = self.program if truth is hierarchy else truth.program(tasks)
         _check_same_sites(self.program, self.simulator)
         check_simulates(self.simulator, tasks)
-        self.evidence = choose(self.program, tasks, config.evidence)
+        self.evidence = choose(self.program, tasks, evidence_of(config))
         self._first = Target(self.evidence)
         some = [simulate(self.simulator, tasks, k).phi for k in range(3)]
         phi = {name: torch.stack([one[name] for one in some]) for name in some[0]}

@@ -114,7 +114,7 @@ def judge(draws: Draws, phi: Mapping[str, Array], error: Mapping[str, float] | N
     if draws.members is not None:
         findings += _ensemble(draws, draws.members)
     elif not moving:
-        findings.append(_point())
+        findings.append(_point(draws.point))
     elif draws.k_hat is not None:
         findings += _weights(draws)
     else:
@@ -142,12 +142,12 @@ def _graded(
     )
 
 
-def _point() -> Finding:
+def _point(said: str = "") -> Finding:
     return Finding(
         "point",
         0.0,
         "doubtful",
-        "φ is a single point: its uncertainty is left out",
+        said or "φ is a single point: its uncertainty is left out",
         "any back-end but a point estimate gives the uncertainty of φ",
     )
 
