@@ -165,7 +165,7 @@ def test_kidney_has_the_patients_of_the_paper() -> None:
 
 @pytest.mark.parametrize("name", list(REMOTE))
 def test_the_folder_is_read_first(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "_downloaded", lambda *_: pytest.fail("fetched although the file is there"))
+    monkeypatch.setattr(remote_module, "retrieved", lambda *_: pytest.fail("fetched although the file is there"))
     assert list(data.load(name).columns) == list(REMOTE[name].entry.columns)
 
 
