@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bayesmeta.classes import base_of, class_count
 from bayesmeta.closed_form import Mixed
 from bayesmeta.drawing import draw
-from bayesmeta.errors import HierarchyError
+from bayesmeta.errors import BayesmetaWarning, HierarchyError
 from bayesmeta.program import Program, Row
 from bayesmeta.sites import Meeting, Values
 
-__all__ = ["drawn", "normals", "predicted"]
+__all__ = ["drawn", "normals", "predicted", "total_moments", "warn_slow"]
 
 JOINT_NORMALS = ("JointNormal", "LowRankMultivariateNormal", "MultivariateNormal")
 
@@ -55,12 +57,29 @@ def normals(fn: Any, closed: bool) -> tuple[Tensor, ...]:
         NotImplementedError: They are not Normal.
     """
     if isinstance(fn, Mixed):
+        if class_count(fn):
+            raise NotImplementedError
         loc, scale = (t.movedim(0, -1) for t in (fn.parts.mean, fn.parts.variance.sqrt()))
         return loc, scale, fn.log_weights.exp().expand(loc.shape)
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
-        fn = fn.base_dist
+    fn = base_of(fn)
     if closed or type(fn).__name__ in JOINT_NORMALS:
         return fn.mean, fn.variance.sqrt()
     if type(fn).__name__ != "Normal":
         raise NotImplementedError
     return fn.loc, fn.scale.expand(fn.loc.shape)
+
+
+def total_moments(moments: tuple[Tensor, ...]) -> Tensor:
+    """Mean and standard deviation of an equal mixture, from those of its components (S, ...)."""
+    means, variances = moments
+    return torch.stack([means.mean(0), (variances.mean(0) + means.var(0, correction=0)).sqrt()])
+
+
+def warn_slow(error: RuntimeError) -> None:
+    """Say that observations are drawn one by one."""
+    reason = str(error).strip().splitlines()[0]
+    warnings.warn(
+        f"observations cannot be drawn for many draws of φ at once and are drawn one by one, much slower: {reason}",
+        BayesmetaWarning,
+        stacklevel=3,
+    )

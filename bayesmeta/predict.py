@@ -10,8 +10,8 @@ and a handful of draws of φ, or a single point, is enough.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import (
-    BayesmetaError,
-    BayesmetaWarning,
-    DataError,
-    NotAvailableError,
-    OptionError,
-)
+from bayesmeta.classes import class_count, class_shares, log_share
+from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
 from bayesmeta.normals import Normals
-from bayesmeta.observation import drawn, normals, predicted
+from bayesmeta.observation import drawn, normals, predicted, total_moments, warn_slow
 from bayesmeta.program import Program, Row
 from bayesmeta.quantiles import quantiles_of_draws
-from bayesmeta.query import query_tasks
+from bayesmeta.query import observed_tasks, query_tasks
 from bayesmeta.sites import Meeting
 from bayesmeta.tasks import Padded, Tasks
 from bayesmeta.threads import one_thread
@@ -127,6 +122,21 @@ class Predictive:
             raise NotAvailableError("the observations have no mean in closed form: take draws, by `sample`") from error
         return lower, upper
 
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities of the classes (T, m, N) of Categorical observations, averaged over draws.
+
+        Raises:
+            NotAvailableError: The observations are not Categorical.
+        """
+        if not self._classes:
+            raise NotAvailableError("the observations are not Categorical, and have no probabilities of classes")
+        return self._reduced(
+            lambda met, row: (class_shares(met.fn),),
+            lambda parts: parts[0].mean(0).movedim(-1, 0),
+            lead=(self._classes,),
+        ).movedim(0, -1)
+
     def sample(self, n: int = 1000, seed: int = 0) -> Tensor:
         """Draws of the observations (n, T, m)."""
         if n < 1:
@@ -148,12 +158,14 @@ class Predictive:
             y: Observations (T, m), a list of one tensor per task, or a `Tasks` with the tasks of the query.
             pointwise: Each observation on its own (T, m), rather than all of a task together (T,).
         """
-        observed = self._observed(y)
+        observed = observed_tasks(self.query, y)
         program, count = self._program, math.log(len(self._phi))
 
         def mixed(terms: tuple[Tensor, ...]) -> Tensor:
             return torch.logsumexp(terms[0], 0) - count
 
+        if pointwise and self._classes:
+            return self._reduced(lambda met, row: (log_share(met.fn, met.value),), mixed, y=observed)
         if pointwise and (self._predictive is not None or not program.structure.maskable):
             return self._by_normals(Normals.log_prob, y=observed)
         if pointwise:
@@ -166,11 +178,11 @@ class Predictive:
 
     def cdf(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tensor:
         """Probability of at most y (T, m), of each observation on its own; for Normal observations only."""
-        return self._by_normals(Normals.cdf, y=self._observed(y))
+        return self._by_normals(Normals.cdf, y=observed_tasks(self.query, y))
 
     def crps(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tensor:
         """Continuous ranked probability score of y (T, m), in its units; for Normal observations only."""
-        return self._by_normals(Normals.crps, y=self._observed(y))
+        return self._by_normals(Normals.crps, y=observed_tasks(self.query, y))
 
     def frame(self, level: float = 0.9) -> pd.DataFrame:
         """A long table: task, row, mean, sd, lower, upper."""
@@ -204,6 +216,19 @@ class Predictive:
 
     # -----------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _classes(self) -> int:
+        """How many classes observations have; 0 where they are none."""
+        counts = [0]
+
+        def read(met: Meeting, row: Row) -> tuple[Tensor, ...]:
+            counts.append(class_count(met.fn))
+            return (torch.zeros_like(row.y),)
+
+        if self.names:
+            self._at([0])._reduced(read, lambda parts: parts[0][0], pick=torch.tensor([0]))
+        return counts[-1]
+
     def _at(self, at: list[int]) -> Predictive:
         """The predictive distribution of the tasks at these positions."""
         support = None if self._support is None else self._support[at]
@@ -212,7 +237,7 @@ class Predictive:
     def _mean_and_sd(self) -> tuple[Tensor, Tensor]:
         if self._moments is None:
             try:
-                moments = self._reduced(lambda met, row: (met.fn.mean, met.fn.variance), _total_moments, lead=(2,))
+                moments = self._reduced(lambda met, row: (met.fn.mean, met.fn.variance), total_moments, lead=(2,))
             except NotImplementedError:
                 draws = self.sample(max(QUANTILE_DRAWS, len(self._phi)), seed=0)
                 moments = torch.stack([draws.mean(0), draws.std(0)])
@@ -247,23 +272,6 @@ class Predictive:
             return self._reduced(read, reduce, lead=lead, y=y)
         except NotImplementedError as error:
             raise NotAvailableError("the observations, one by one, are not Normal: take draws, by `sample`") from error
-
-    def _observed(self, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tasks:
-        """Query inputs with observations in place of the placeholders."""
-        if isinstance(y, Tasks):
-            missing = [name for name in self.names if name not in y]
-            if missing:
-                raise DataError(f"y has no task named {missing[0]!r}, which is predicted")
-            ys: list[Any] = [y[name].y for name in self.names]
-        else:
-            ys = list(y)
-        if len(ys) != len(self.names):
-            raise DataError(f"y is for {len(ys)} tasks, predicted are {len(self.names)}")
-        for task, values in zip(self.query, ys, strict=True):
-            if len(values) != task.n:
-                raise DataError(f"task {task.name!r}: y has {len(values)} observations, predicted are {task.n}")
-        xs = [task.x for task in self.query]
-        return Tasks.from_lists(xs, ys, names=self.names, context=self.query.context or None, allow_empty=True)
 
     @one_thread()
     def _drawn(
@@ -324,7 +332,7 @@ class Predictive:
                     continue
                 hidden = ~part.mask.reshape(*part.mask.shape, *(1,) * (self.query.y.dim() - 1))
                 at: Any = (*[slice(None)] * len(lead), part.index, slice(0, part.mask.shape[1]))
-                out[at] = values.masked_fill(hidden, math.nan)
+                out[at] = values.to(out.dtype).masked_fill(hidden, math.nan)
         return out
 
     def _under_draws(
@@ -367,7 +375,7 @@ class Predictive:
         except RuntimeError as error:
             if not random or not self._program.structure.vectorised or isinstance(error, BayesmetaError):
                 raise
-            _warn_slow(error)
+            warn_slow(error)
             return by(self._program.unvectorised())
 
     def _numbers(self, batch: Padded, *, together: bool) -> int:
@@ -382,18 +390,3 @@ class Predictive:
         """What was observed of the tasks at these positions, as one rectangle."""
         (batch,) = support[index.tolist()].padded(max_buckets=1)
         return Row.of(batch)
-
-
-def _warn_slow(error: RuntimeError) -> None:
-    reason = str(error).strip().splitlines()[0]
-    warnings.warn(
-        f"observations cannot be drawn for many draws of φ at once and are drawn one by one, much slower: {reason}",
-        BayesmetaWarning,
-        stacklevel=2,
-    )
-
-
-def _total_moments(moments: tuple[Tensor, ...]) -> Tensor:
-    """Mean and standard deviation of an equal mixture, from those of its components (S, ...)."""
-    means, variances = moments
-    return torch.stack([means.mean(0), (variances.mean(0) + means.var(0, correction=0)).sqrt()])

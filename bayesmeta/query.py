@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bayesmeta.errors import DataError
 from bayesmeta.tasks import Tasks
 
-__all__ = ["query_tasks"]
+__all__ = ["observed_tasks", "query_tasks"]
 
 
 def query_tasks(adapted: Tasks, x: Any) -> Tasks:
@@ -38,3 +40,29 @@ def query_tasks(adapted: Tasks, x: Any) -> Tasks:
     ys = [torch.zeros(len(one), *adapted.y.shape[1:], dtype=torch.float64) for one in xs]
     context = {key: value[pick] for key, value in adapted.context.items()}
     return Tasks.from_lists(xs, ys, names=names, context=context or None, allow_empty=True)
+
+
+def observed_tasks(query: Tasks, y: Tensor | npt.NDArray[Any] | Sequence[Any] | Tasks) -> Tasks:
+    """The inputs of a prediction with observations in place of the placeholders.
+
+    Args:
+        query: The inputs.
+        y: Observations (T, m), a list of one tensor per task, or a `Tasks` with the tasks of the query.
+
+    Raises:
+        DataError: Tasks or observations are missing.
+    """
+    if isinstance(y, Tasks):
+        missing = [name for name in query.names if name not in y]
+        if missing:
+            raise DataError(f"y has no task named {missing[0]!r}, which is predicted")
+        ys: list[Any] = [y[name].y for name in query.names]
+    else:
+        ys = list(y)
+    if len(ys) != len(query.names):
+        raise DataError(f"y is for {len(ys)} tasks, predicted are {len(query.names)}")
+    for task, values in zip(query, ys, strict=True):
+        if len(values) != task.n:
+            raise DataError(f"task {task.name!r}: y has {len(values)} observations, predicted are {task.n}")
+    xs = [task.x for task in query]
+    return Tasks.from_lists(xs, ys, names=query.names, context=query.context or None, allow_empty=True)

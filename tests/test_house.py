@@ -21,7 +21,7 @@ ROOMS = (
     {"normals", "psis", "quantiles", "threads", "track"},
     {"arrays", "columns", "frames", "modules", "padding", "query", "showing", "streams", "tasks"},
     {"data"},
-    {"centring", "closed_form", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
+    {"centring", "classes", "closed_form", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
     {"arguments", "constant", "plates", "reading", "plated", "hierarchy"},
     {"workspace"},
     {"batched", "density"},
@@ -42,7 +42,7 @@ ROOMS = (
     {"posterior", "load", "update"},
     {"shelf", "presets"},
     {"fit"},
-    {"calibrate"},  # the loop of fits; what its ranks say is in diagnose
+    {"calibrate", "compare"},  # loops over fits and learners; what they found is in diagnose
     {"tune"},
     {"runs", "terminal", "cli", "demo"},
 )

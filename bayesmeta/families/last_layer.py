@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from bayesmeta.closed_form import ClosedForm, Mixed
 from bayesmeta.errors import HierarchyError, OptionError, unknown
+from bayesmeta.families.class_layer import class_layer
 from bayesmeta.families.network import Network
 from bayesmeta.families.rows_normal import RowsNormal, cholesky, log_rows, whitened
 from bayesmeta.hierarchy import Hierarchy
@@ -52,8 +53,9 @@ Phi = Mapping[str, Any]
 def last_layer(
     net: nn.Module | Network,
     *,
-    inputs: int = 1,
+    inputs: int | tuple[int, ...] = 1,
     outputs: int = 1,
+    classes: int | None = None,
     noise: Literal["learnt"] | float | nn.Module = "learnt",
     covariance: Literal["full", "diagonal"] = "full",
     bias: bool = True,
@@ -65,19 +67,22 @@ def last_layer(
     Args:
         net: The network, (n, inputs) to (n, features), an ordinary module; or a `Network`, for priors of another
             scale.
-        inputs: d, the number of input columns.
+        inputs: d, the number of input columns, or the shape of an input: ``(1, 28, 28)``.
         outputs: k; y is (n,) for one and (n, k) for several.
+        classes: N; y is then a class, 0 to N-1, and the layer a logistic regression: see
+            `bayesmeta.families.class_layer`. Of the other options `bias` and `scale` go with it.
         noise: ``"learnt"``, the known sd of the noise, or a network (n, inputs) to (n, 1) whose softplus
             multiplies a learnt sd: noise that depends on x. With populations it may give (n, populations).
         covariance: Of the weights of a task: ``"full"`` or ``"diagonal"``.
         bias: Whether a constant is one of the features.
         populations: K, the populations that tasks come from.
-        scale: The size that y is expected to have, for the priors.
+        scale: The size that y is expected to have, for the priors; of classes, that of log odds.
 
     Returns:
-        A hierarchy with evidence in closed form. φ are ``net.*``, ``w_mean``, ``w_scale``, ``w_lower``, ``noise``
-        and ``share``; θ is ``w`` (p,), or (p k,) for several outputs, output by output within a feature, and
-        ``label``, whose standard normal probability says which population it is.
+        A hierarchy with evidence in closed form, of classes by Laplace's approximation. φ are ``net.*``, ``w_mean``,
+        ``w_scale``, ``w_lower``, ``noise`` and ``share``; θ is ``w`` (p,), or (p k,) for several outputs, output by
+        output within a feature, and ``label``, whose standard normal probability says which population it is. With
+        classes φ are ``net.*`` and ``w_scale``, and θ is ``w`` (p, N).
 
     Raises:
         OptionError: An option out of its range.
@@ -90,9 +95,13 @@ def last_layer(
     """
     _check(inputs, outputs, populations, covariance, noise, scale)
     network = net if isinstance(net, Network) else Network(net)
-    features = network.width((inputs,)) + bias
+    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    if classes is not None:
+        _check_classes(classes, (outputs, populations, covariance, noise))
+        return class_layer(network, shape, classes, bias, scale)
+    features = network.width(shape) + bias
     spread = Network(noise, name="noise_net") if isinstance(noise, nn.Module) else None
-    if spread is not None and (given := spread.width((inputs,))) not in (1, populations):
+    if spread is not None and (given := spread.width(shape)) not in (1, populations):
         raise HierarchyError(f"the noise network gives {given} numbers for each x, wanted 1 or {populations}")
     known = None if isinstance(noise, str | nn.Module) else float(noise)
     layer = _LastLayer(network, spread, known, features, outputs, populations, covariance == "full", bias, scale)
@@ -108,7 +117,8 @@ def last_layer(
 
 def _check(inputs: Any, outputs: Any, populations: Any, covariance: Any, noise: Any, scale: Any) -> None:
     """Raise an OptionError for an option out of its range."""
-    for name, value in (("inputs", inputs), ("outputs", outputs), ("populations", populations)):
+    sides = [("inputs", side) for side in (inputs if isinstance(inputs, tuple) else (inputs,))]
+    for name, value in (*sides, ("outputs", outputs), ("populations", populations)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}")
     if covariance not in COVARIANCES:
@@ -117,6 +127,14 @@ def _check(inputs: Any, outputs: Any, populations: Any, covariance: Any, noise: 
         raise OptionError(f"scale must be a number above 0, got {scale!r}")
     if noise != "learnt" and not isinstance(noise, nn.Module) and not _is_positive(noise):
         raise OptionError(f"noise must be 'learnt', a number above 0 or a network, got {noise!r}")
+
+
+def _check_classes(classes: Any, others: tuple[Any, ...]) -> None:
+    """Raise an OptionError unless there are two classes at least, and the options of other observations are as ever."""
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
+        raise OptionError(f"classes must be a whole number of at least 2, got {classes!r}")
+    if others != (1, 1, "full", "learnt"):
+        raise OptionError("outputs, populations, covariance and noise are for observations that are numbers: leave out")
 
 
 def _is_positive(value: Any) -> bool:
