@@ -153,9 +153,7 @@ def read_zip(path: Path) -> tuple[Bytes, list[str]]:
                     found.setdefault(number, {})[drawer] = (np.asarray(image) < GREY).astype(np.uint8)
                     names[number] = f"{parts[1]}/{parts[2]}"
     except (zipfile.BadZipFile, OSError) as error:
-        raise FileFormatError(
-            f"{path} cannot be read as a zip of PNG images ({error}); delete it, try again"
-        ) from error
+        raise FileFormatError(f"{path} is no zip of PNG images ({error}); delete it and try again") from error
     order = sorted(found)
     drawings = [found[number][drawer] for number in order for drawer in sorted(found[number])]
     if {len(drawn) for drawn in found.values()} != {DRAWERS} or {drawn.shape for drawn in drawings} != {(SIDE, SIDE)}:
