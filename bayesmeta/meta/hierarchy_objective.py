@@ -75,6 +75,10 @@ class Objective:
         each = self._risks(phi.returned, self._begin(phi, episode.rows), episode)
         return each.mean() - phi.log_prior / self._total
 
+    def beginning(self, u: Tensor, episode: Shuffled) -> Tensor:
+        """The initialisation of each task (B, p)."""
+        return self._begin(self._program.phi(u), episode.rows)
+
     def _risks(self, returned: Any, begin: Tensor, episode: Shuffled) -> Tensor:
         def one(v: Tensor, support: Row, query: Row) -> Tensor:
             return self._loss(returned, self._adapted(returned, v, support), query)

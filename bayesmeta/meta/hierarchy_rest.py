@@ -1,6 +1,4 @@
-"""What gradient steps do not see of φ, such as how wide p(θ | φ) is: set where the evidence is largest given
-the rest.
-"""
+"""What an initialisation says nothing of, such as how wide p(θ | φ) is: set where the evidence is largest."""
 
 from __future__ import annotations
 

@@ -2,6 +2,10 @@
 
 Steps are taken in prior standard deviations of φ, from the best of some draws of p(φ). Coordinates that the objective
 does not depend on stay where they are; that they are such is seen at a few points.
+
+Not all that it finds is kept. A noise that comes out of it is the error left after a few steps, not that of the
+observations given θ: with a wide prior of θ beside it, it would be counted twice. So scales (φ that are not any real
+number) which are no part of the initialisation are free again in the end.
 """
 
 from __future__ import annotations
@@ -36,7 +40,13 @@ RECENT = 50  # steps that the words of the progress bar are averaged over
 
 
 class Training:
-    """One run: what is climbed, from where, over which tasks."""
+    """One run: what is climbed, from where, over which tasks.
+
+    Attributes:
+        drawn: Draws from p(φ) (S, q).
+        seen: Which coordinates of φ the objective depends on (q,).
+        free: Which of them are not settled by it (q,).
+    """
 
     def __init__(self, target: Target, config: Algorithm, stream: Stream | None, seed: int) -> None:
         program, tasks = target.program, target.evidence.tasks
@@ -54,6 +64,9 @@ class Training:
         self.drawn = prior_draws(program, 1, seed)
         self.starts = _best_starts(self.objective, first, self.drawn)
         self.seen = _seen(self.objective.without_prior(), first, self.starts)
+        moving = _moving(self.objective, first, self.starts)
+        real = torch.cat([torch.full((site.size,), site.is_real) for site in program.structure.phi])
+        self.free = ~self.seen | ~(moving | real)
 
     def run(self, progress: bool) -> tuple[State, History, str]:
         """The state at the end, settled, what was watched, and what evaluated the objective."""
@@ -126,8 +139,25 @@ def _best_starts(objective: Objective, part: Shuffled, drawn: Tensor) -> Tensor:
 
 def _seen(objective: Objective, part: Shuffled, points: Tensor) -> Tensor:
     """Which coordinates of φ (q,) the objective depends on, at some points (S, q)."""
-    slopes = torch.stack([objective.value_and_grad(u, part)[1].nan_to_num(0.0).abs() for u in points[:3]])
-    return (slopes > UNSEEN * slopes.amax(1, keepdim=True)).any(0)
+    return _not_flat([objective.value_and_grad(u, part)[1] for u in points[:3]])
+
+
+def _moving(objective: Objective, part: Shuffled, points: Tensor) -> Tensor:
+    """Which coordinates of φ (q,) the initialisation depends on: by the slopes of a random sum of its elements."""
+    generator = torch.Generator().manual_seed(0)
+
+    def total(u: Tensor, weight: Tensor) -> Tensor:
+        return (weight * objective.beginning(u, part)).sum()
+
+    shape = objective.beginning(points[0], part).shape
+    weight = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return _not_flat([torch.func.grad(total)(u, weight) for u in points[:3]])
+
+
+def _not_flat(slopes: list[Tensor]) -> Tensor:
+    """Which coordinates (q,) have a slope that is more than rounding, at one point at least."""
+    sizes = torch.stack(slopes).nan_to_num(0.0).abs()
+    return (sizes > UNSEEN * sizes.amax(1, keepdim=True)).any(0)
 
 
 def _plan(config: Algorithm) -> Ensemble:

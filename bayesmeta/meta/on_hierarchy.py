@@ -2,10 +2,11 @@
 
 The top of p(θ | φ) is the initialisation, the inner loss the task's own negative log likelihood. So φ comes out where
 gradient steps from it do well, which for few steps and few rows is not where p(φ | D) has its mode. How wide p(θ | φ)
-is such steps do not say: coordinates of φ that the objective does not depend on are set in a second step, where the
-evidence of all tasks, exact or by Laplace's approximation, is largest given the rest. With them θ has a prior, and
-whatever is asked of a posterior has an answer: adapting, predictions that are as wide as they should be, the evidence
-of a task (Grant, Finn, Levine, Darrell and Griffiths 2018, who put the Laplace approximation into MAML).
+is such steps do not say, and a noise they mistake for the error that they leave: coordinates of φ that the objective
+does not depend on, and scales that are no part of the initialisation, are set in a second step, where the evidence of
+all tasks, exact or by Laplace's approximation, is largest given the rest. With them θ has a prior, and whatever is
+asked of a posterior has an answer: adapting, predictions that are as wide as they should be, the evidence of a task
+(Grant, Finn, Levine, Darrell and Griffiths 2018, who put the Laplace approximation into MAML).
 
 `bayesmeta.fit(hierarchy, tasks, MAML(...))` comes here; its posterior has one φ, the same in all draws.
 """
@@ -110,7 +111,7 @@ def run(
     with one_thread(), quiet_pyro():
         training = Training(target, config, stream, seed)
         state, history, mode = training.run(progress)
-        rest = rest_of(target, state.u[0], ~training.seen, training.drawn)
+        rest = rest_of(target, state.u[0], training.free, training.drawn)
     if history.interrupted:
         what = f"training was interrupted after {state.step:,} of {config.steps:,} steps"
         warnings.warn(f"{what}: φ is as it was then", BayesmetaWarning, stacklevel=4)
@@ -119,7 +120,10 @@ def run(
         interrupted=history.interrupted,
         seconds=time.perf_counter() - begin,
         curves=curves(history),
-        log=(*training.sentences(state, history), *([f"the objective does not see {rest.said}"] if rest.said else [])),
+        log=(
+            *training.sentences(state, history),
+            *([f"no part of the initialisation: {rest.said}"] if rest.said else []),
+        ),
         evaluations=state.step,
         density=mode,
         point=_point(rest.said),
@@ -127,5 +131,5 @@ def run(
 
 
 def _point(said: str) -> str:
-    kept = f"; they do not see {said}" if said else ""
+    kept = f" (besides {said})" if said else ""
     return f"φ is a single point, from which gradient steps do well{kept}: its uncertainty is left out"
