@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import bayesmeta as bm
-from bayesmeta.errors import DataError
-from bayesmeta.meta.episodes import Episodes, episodes
+from bayesmeta.errors import DataError, OptionError
+from bayesmeta.meta import chunks
+from bayesmeta.meta.chunks import at_once, in_chunks, parts, peak_bytes
+from bayesmeta.meta.climb import Climb
+from bayesmeta.meta.episodes import Episodes, episodes, rows_of
+from bayesmeta.meta.feed import Part
+from bayesmeta.meta.flat import Flat
+from bayesmeta.meta.module import Functional
 
 
 def labelled(labels: list[list[float]], seed: int = 0) -> bm.Tasks:
@@ -89,3 +97,92 @@ def test_training_takes_its_shots_from_each_class() -> None:
         net = torch.nn.Linear(2, 3)
     bm.meta.fit(net, RAGGED, settings, progress=False)
     assert {int(shape[0]) for shape in seen} == {3, 9}
+
+
+# --- a few tasks at a time ----------------------------------------------------------------------------------
+
+
+def conv_net(ways: int = 3) -> bm.meta.Conv4:
+    return bm.meta.Conv4(1, ways, size=8, filters=4, norm="group").double()
+
+
+def images(count: int = 5, rows: int = 9, seed: int = 0) -> bm.Tasks:
+    rng = np.random.default_rng(seed)
+    labels = np.tile(np.arange(3.0), (count, rows // 3))
+    return bm.Tasks.from_arrays(rng.normal(labels[:, :, None, None, None], 1.0, (count, rows, 1, 8, 8)), labels)
+
+
+def climbed(weight: torch.Tensor, **settings: Any) -> tuple[Climb, torch.Tensor, torch.Tensor]:
+    """Value and gradient of a batch of five image tasks."""
+    algorithm = bm.meta.MAML(loss="cross_entropy", inner_steps=2, inner_learning_rate=0.1, steps=1, **settings)
+    net = Functional(conv_net())
+    flat = Flat(net.weights)
+    climb = Climb(algorithm, net, flat)
+    found = episodes(images(), 1, 0, torch.float64, by_class=True)
+    value, grad = climb(flat.vector(net.weights).unsqueeze(0), Part(found, weight, 0))
+    return climb, value, grad
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 5, 50])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(chunk: int) -> None:
+    weight = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.5], dtype=torch.float64)
+    _, value, grad = climbed(weight, chunk=5)
+    climb, other, slope = climbed(weight, chunk=chunk)
+
+    assert climb.chunk is not None
+    assert climb.chunk <= chunk
+    torch.testing.assert_close(other, value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slope, grad, rtol=1e-10, atol=1e-13)
+
+
+def test_parts_are_all_but_equal() -> None:
+    assert [part.stop - part.start for part in parts(10, 4)] == [3, 3, 4]
+    assert [part.stop - part.start for part in parts(3, 50)] == [3]
+
+
+def test_as_many_tasks_as_memory_holds_go_through_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Functional(conv_net())
+    rows = rows_of(images(20), torch.float64)
+
+    def one(x: torch.Tensor) -> torch.Tensor:
+        return net(net.weights, x)
+
+    counted = torch.func.vmap(one)
+    two = peak_bytes(counted, (rows.x[:2],))
+    assert two > rows.x[:2].nbytes
+    assert two < peak_bytes(counted, (rows.x,)) <= 10 * two
+    monkeypatch.setattr(chunks, "BUDGET", 3 * two)
+    assert at_once(net, counted, (rows.x,), "some") == 6
+    monkeypatch.setattr(chunks, "BUDGET", 1)
+    assert at_once(net, counted, (rows.x,), "one") == 1
+    whole = torch.func.vmap(one)(rows.x)
+    torch.testing.assert_close(in_chunks(net, one, (rows.x,), "one"), whole, rtol=1e-12, atol=1e-14)
+
+
+def test_small_networks_are_not_measured() -> None:
+    with torch.random.fork_rng(devices=[]):
+        net = Functional(torch.nn.Linear(2, 3).double())
+    rows = rows_of(RAGGED, torch.float64)
+    assert at_once(net, lambda x: x, (rows.x,), "small") == 2
+    assert net.peaks == {}
+
+
+def test_adapting_in_chunks_is_adapting_at_once() -> None:
+    support, query = images(7, 12).split(6)
+    learners = [
+        bm.meta.fit(
+            conv_net(),
+            images(),
+            bm.meta.MAML(loss="cross_entropy", shots=1, by_class=True, inner_steps=1, steps=3, chunk=chunk),
+            progress=False,
+        )
+        for chunk in (None, 2)
+    ]
+    found = [learner.adapt(support).predict(query).probabilities for learner in learners]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [0, 2.5])
+def test_a_chunk_is_a_whole_number_of_tasks(chunk: Any) -> None:
+    with pytest.raises(OptionError, match="chunk"):
+        bm.meta.MAML(chunk=chunk)

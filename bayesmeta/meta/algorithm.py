@@ -50,6 +50,7 @@ class Algorithm:
         every: Steps between two looks at them.
         patience: Looks without a gain after which training ends; the weights then are those of the best look.
         checkpoint: A file to go on from where it exists, and to write to; None for none.
+        chunk: Tasks that go through one call; by default as many as fit into half a gigabyte. Gradients are the same.
         compile: Compile a step: worth it from some ten thousand steps on.
     """
 
@@ -68,6 +69,7 @@ class Algorithm:
     every: int = 100
     patience: int = 20
     checkpoint: str | None = None
+    chunk: int | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -76,8 +78,9 @@ class Algorithm:
             check_whole(name, getattr(self, name), 0)
         for name in ("steps", "batch_size", "every", "patience"):
             check_whole(name, getattr(self, name), 1)
-        if self.adapt_steps is not None:
-            check_whole("adapt_steps", self.adapt_steps, 0)
+        for name, least in (("adapt_steps", 0), ("chunk", 1)):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least)
         for name in ("inner_learning_rate", "learning_rate", "clip"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < math.inf:

@@ -15,6 +15,7 @@ from torch import Tensor
 from bayesmeta.density import Recorded, record_call
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.chunks import at_once, parts
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
@@ -36,10 +37,12 @@ class Climb:
 
     Attributes:
         mode: What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``.
+        chunk: Tasks that went through one call at most; None before the first.
     """
 
     def __init__(self, algorithm: Algorithm, net: Functional, flat: Flat) -> None:
         self.mode = "eager"
+        self.chunk: int | None = None
         self._algorithm, self._net, self._flat = algorithm, net, flat
         self._last = algorithm.at(1.0)
         self._recorded: dict[Hashable, tuple[Recorded, tuple[Tensor, ...]]] = {}
@@ -49,14 +52,38 @@ class Climb:
         """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""
         stage = self._algorithm.at(part.step / self._algorithm.steps)
         leaves = (*part.episodes.support, *part.episodes.query, part.episodes.noise, part.weight)
-        found = self._known(u[0], leaves) if stage == self._last else None
+        value, grad, total = u.new_zeros(()), torch.zeros_like(u[0]), part.weight.sum()
+        for some in self._parts(u[0], leaves):
+            found = tuple(leaf[some] for leaf in leaves)
+            share = found[-1].sum() / total
+            if share > 0:
+                piece, slope = self._piece(stage, u[0], found)
+                value, grad = value + share * piece, grad + share * slope
+        return -value.unsqueeze(0), -grad.unsqueeze(0)
+
+    def _parts(self, u: Tensor, leaves: tuple[Tensor, ...]) -> list[slice]:
+        """The tasks of a batch in parts, each of which fits into memory."""
+        chunk = self._algorithm.chunk
+        if chunk is None:
+
+            def whole(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+                return self._value_and_grad(self._last, u, *leaves)
+
+            chunk = at_once(self._net, whole, leaves, "training")
+        found = parts(len(leaves[0]), chunk)
+        self.chunk = max(self.chunk or 0, *(part.stop - part.start for part in found))
+        return found
+
+    def _piece(self, stage: Algorithm, u: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The objective and its gradient for some tasks, by the recorded graph where there is one."""
+        found = self._known(u, leaves) if stage == self._last else None
         if found is None:
-            value, grad = self._value_and_grad(stage, u[0], *leaves)
-        else:
-            call, constants = found
-            with torch.no_grad():
-                value, grad = call(u[0], *leaves, *constants)
-        return -value.detach().unsqueeze(0), -grad.detach().unsqueeze(0)
+            value, grad = self._value_and_grad(stage, u, *leaves)
+            return value.detach(), grad.detach()
+        call, constants = found
+        with torch.no_grad():
+            value, grad = call(u, *leaves, *constants)
+        return value, grad
 
     def _value_and_grad(self, stage: Algorithm, u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
         episodes = Episodes(Rows(*leaves[:3]), Rows(*leaves[3:6]), leaves[6])

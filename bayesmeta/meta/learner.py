@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesmeta.errors import DataError, NotAvailableError
 from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.chunks import in_chunks
 from bayesmeta.meta.episodes import Rows, rows_of
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.predicting import Outputs
@@ -76,7 +77,7 @@ class Learner:
             risk = torch.func.vmap(lambda weights: algorithm.risk(self.net, weights, support))(members)
             return members, risk.mean()
 
-        members, risk = torch.func.vmap(one)(rows, noise)
+        members, risk = in_chunks(self.net, one, (rows, noise), ("adapt", steps), chunk=algorithm.chunk)
         bad = (~torch.isfinite(risk)).nonzero().squeeze(1)
         if len(bad):
             name = tasks.names[int(bad[0])]
@@ -141,7 +142,8 @@ class Adapted:
         def one(members: Weights, x: Tensor) -> tuple[Tensor, ...]:
             return algorithm.outputs(learner.net, members, x)
 
-        out, *sd = (part.detach() for part in torch.func.vmap(one, out_dims=1)(members, rows.x))
+        found = in_chunks(learner.net, one, (members, rows.x), "predict", chunk=algorithm.chunk, out_dims=1)
+        out, *sd = (part.detach() for part in found)
         return Outputs(query, out, rows.mask, algorithm.loss, sd[0] if sd else learner.noise)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ weights and rows, and is refused.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -32,6 +32,8 @@ class Functional:
     Attributes:
         weights: The module's own weights by name: where meta-learning starts from.
         dtype: Their type; inputs are brought to it.
+        convolves: Whether it has convolutions, whose memory goes with the images rather than with the weights.
+        peaks: Bytes that one task took, by what was done with it: kept by `bayesmeta.meta.chunks`.
 
     Raises:
         HierarchyError: It is no module, has no weights that can be known yet, keeps running statistics or is random.
@@ -46,6 +48,8 @@ class Functional:
         if not self.weights:
             raise HierarchyError("net has no parameters: there is nothing to learn")
         self.dtype = next(iter(self.weights.values())).dtype
+        self.convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in self._net.modules())
+        self.peaks: dict[Hashable, int] = {}
 
     def __call__(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The module with these weights, at x (n, ...); one number a row (n,) goes in as (n, 1)."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.chunks import in_chunks
 from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.feed import Part
 from bayesmeta.meta.module import Functional, Weights
@@ -39,7 +40,7 @@ def error_left(algorithm: Algorithm, net: Functional, meta: Weights, parts: Sequ
 
     squares, weights = [], []
     for part in parts:
-        outs, *sd = torch.func.vmap(one)(*part.episodes)
+        outs, *sd = in_chunks(net, one, part.episodes, "error", chunk=algorithm.chunk)
         if sd:
             return None
         y, mask = part.episodes.query.y, part.episodes.query.mask

@@ -19,6 +19,7 @@ from bayesmeta.infer import ensemble_checkpoint
 from bayesmeta.infer.ensemble import Ensemble
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.chunks import in_chunks
 from bayesmeta.meta.climb import Climb
 from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.feed import Feed, Part, feed_of
@@ -123,7 +124,8 @@ def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -
         members = algorithm.members(net, meta, support, _steps(algorithm), noise)
         return algorithm.judged(net, meta, members, query)
 
-    return torch.func.vmap(one)(*watched.episodes).mean().unsqueeze(0)
+    found: Tensor = in_chunks(net, one, watched.episodes, "watched", chunk=algorithm.chunk)
+    return found.mean().unsqueeze(0)
 
 
 def _steps(algorithm: Algorithm) -> int:
@@ -159,7 +161,7 @@ def _run(algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, seed: int
     """What a checkpoint of this run belongs to: with more steps it is still the same run."""
     settings = dataclasses.asdict(algorithm) | {"seed": seed, "algorithm": type(algorithm).__name__}
     settings["loss"] = algorithm.loss if isinstance(algorithm.loss, str) else repr(algorithm.loss)
-    for name in ("steps", "checkpoint", "compile"):
+    for name in ("steps", "checkpoint", "chunk", "compile"):
         del settings[name]
     first = tasks.first(seed) if isinstance(tasks, Stream) else tasks
     shapes = {name: list(value.shape) for name, value in net.weights.items()}
