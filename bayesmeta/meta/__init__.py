@@ -5,6 +5,7 @@ from __future__ import annotations
 from bayesmeta.meta.abml import ABML
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.anil import ANIL, BOIL
+from bayesmeta.meta.baselines import FromScratch, Pooled, Pretrained, labelled
 from bayesmeta.meta.bmaml import BMAML
 from bayesmeta.meta.cavia import CAVIA
 from bayesmeta.meta.conv import Conv4
@@ -36,12 +37,16 @@ __all__ = [
     "Adapted",
     "Algorithm",
     "Conv4",
+    "FromScratch",
     "Learner",
     "MAMLPlusPlus",
     "MetaSGD",
     "Outputs",
+    "Pooled",
+    "Pretrained",
     "ProtoMAML",
     "ProtoNet",
     "Reptile",
     "fit",
+    "labelled",
 ]
