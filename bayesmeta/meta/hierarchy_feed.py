@@ -20,6 +20,7 @@ from bayesmeta.tasks import Tasks
 __all__ = ["Feed", "Shuffled", "shuffled"]
 
 WATCHED = 1  # added to the seed: which rows of watched tasks are support is drawn once
+MOST_PROBED = 200
 
 
 class Shuffled(NamedTuple):
@@ -98,6 +99,14 @@ class Feed:
     def part(self, step: int) -> Shuffled:
         """The tasks of a step, from 0."""
         return shuffled(self._batch(step), self.shots, seed_of(self.seed, step))
+
+    def probe(self) -> Shuffled:
+        """Some tasks from everywhere: all of them where they are not very many."""
+        if isinstance(self.tasks, Stream):
+            return self.part(0)
+        count = len(self.tasks)
+        pick = torch.linspace(0, count - 1, min(count, MOST_PROBED)).round().long()
+        return shuffled(self.tasks[pick], self.shots, self.seed)
 
     def _batch(self, step: int) -> Tasks:
         if isinstance(self.tasks, Stream):

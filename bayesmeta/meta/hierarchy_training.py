@@ -28,6 +28,7 @@ from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.beginning import Beginning
 from bayesmeta.meta.hierarchy_feed import Feed, Shuffled
 from bayesmeta.meta.hierarchy_objective import Climb, Objective
+from bayesmeta.meta.reptile import Reptile
 from bayesmeta.streams import Stream
 from bayesmeta.target import Target
 from bayesmeta.track import bar, steps_to
@@ -35,7 +36,8 @@ from bayesmeta.track import bar, steps_to
 __all__ = ["Training", "curves"]
 
 STARTS = 16  # draws from p(φ), of which training begins at the best
-UNSEEN = 1e-7  # of the largest derivative
+PROBES = 3  # of them are looked at, to see what the objective depends on
+UNSEEN = 1e-7  # slopes, of the largest or of one, per prior standard deviation
 RECENT = 50  # steps that the words of the progress bar are averaged over
 
 
@@ -63,10 +65,19 @@ class Training:
         self.objective = Objective(program, Beginning(program, tasks, first.rows), config, self.feed.total)
         self.drawn = prior_draws(program, 1, seed)
         self.starts = _best_starts(self.objective, first, self.drawn)
-        self.seen = _seen(self.objective.without_prior(), first, self.starts)
-        moving = _moving(self.objective, first, self.starts)
+        self.scale = scales(self.drawn)
+        probe = self.feed.probe()
+        moving = self._not_flat(_moves(self.objective, probe, self.starts[:PROBES]))
+        plain = self.objective.without_prior()
+        slopes = [plain.value_and_grad(u, probe)[1] for u in self.starts[:PROBES]]
+        self.seen = moving if isinstance(config, Reptile) else self._not_flat(slopes)
         real = torch.cat([torch.full((site.size,), site.is_real) for site in program.structure.phi])
         self.free = ~self.seen | ~(moving | real)
+
+    def _not_flat(self, slopes: list[Tensor]) -> Tensor:
+        """Which coordinates (q,) have a slope that is more than rounding, at one point at least."""
+        sizes = (torch.stack(slopes).nan_to_num(0.0) * self.scale).abs()
+        return (sizes > UNSEEN * sizes.amax(1, keepdim=True).clamp(min=1.0)).any(0)
 
     def run(self, progress: bool) -> tuple[State, History, str]:
         """The state at the end, settled, what was watched, and what evaluated the objective."""
@@ -84,7 +95,7 @@ class Training:
 
             look = None if self.watched is None else self._look
             watch = steps_to(step)
-            trainer = Trainer(_plan(config), ascent, self.feed, scales(self.drawn), look, keep, watch, _words)
+            trainer = Trainer(_plan(config), ascent, self.feed, self.scale, look, keep, watch, _words)
             state = trainer.run(state, history)
             keep(state, history)
             settled = dataclasses.replace(state, u=trainer.settled(state))
@@ -137,27 +148,12 @@ def _best_starts(objective: Objective, part: Shuffled, drawn: Tensor) -> Tensor:
     return some[torch.where(fine, values, torch.inf).argsort()[: int(fine.sum())]]
 
 
-def _seen(objective: Objective, part: Shuffled, points: Tensor) -> Tensor:
-    """Which coordinates of φ (q,) the objective depends on, at some points (S, q)."""
-    return _not_flat([objective.value_and_grad(u, part)[1] for u in points[:3]])
-
-
-def _moving(objective: Objective, part: Shuffled, points: Tensor) -> Tensor:
-    """Which coordinates of φ (q,) the initialisation depends on: by the slopes of a random sum of its elements."""
-    generator = torch.Generator().manual_seed(0)
-
-    def total(u: Tensor, weight: Tensor) -> Tensor:
-        return (weight * objective.beginning(u, part)).sum()
-
+def _moves(objective: Objective, part: Shuffled, points: Tensor) -> list[Tensor]:
+    """Slopes in φ (q,) of a random sum of the elements of the initialisation, at some points (S, q)."""
     shape = objective.beginning(points[0], part).shape
-    weight = torch.rand(shape, generator=generator, dtype=torch.float64)
-    return _not_flat([torch.func.grad(total)(u, weight) for u in points[:3]])
-
-
-def _not_flat(slopes: list[Tensor]) -> Tensor:
-    """Which coordinates (q,) have a slope that is more than rounding, at one point at least."""
-    sizes = torch.stack(slopes).nan_to_num(0.0).abs()
-    return (sizes > UNSEEN * sizes.amax(1, keepdim=True)).any(0)
+    weight = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slope = torch.func.grad(lambda u: (weight * objective.beginning(u, part)).sum())
+    return [slope(u) for u in points]
 
 
 def _plan(config: Algorithm) -> Ensemble:
