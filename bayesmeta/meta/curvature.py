@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Laplace", "probit_logits", "root_of_curvature"]
+__all__ = ["Laplace", "log_probabilities", "root_of_curvature"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,12 @@ def root_of_curvature(out: Callable[[Tensor], Tensor], weights: Tensor, mask: Te
     return torch.where(mask.reshape(-1, 1, 1), each, 0.0).flatten(0, 1)
 
 
-def probit_logits(mean: Tensor, variance: Tensor) -> Tensor:
-    """Logits (n, classes) whose softmax is about the mean of those of normal logits (MacKay 1992, for two classes)."""
-    return mean / (1 + math.pi / 8 * variance).sqrt()
+def log_probabilities(mean: Tensor, variance: Tensor) -> Tensor:
+    """log of about the mean of the softmax of normal logits (n, classes), by their means and variances.
+
+    With two classes it is MacKay's formula for the logistic function, with more Lu, Ie and Sha (2020), Mean-field
+    approximation to Gaussian-softmax integral, arXiv:2006.07584, brought to a sum of one.
+    """
+    scale = (1 + math.pi / 8 * (variance.unsqueeze(-1) + variance.unsqueeze(-2))).sqrt()
+    against = (mean.unsqueeze(-2) - mean.unsqueeze(-1)) / scale  # of each class (.., k, i), zero against itself
+    return torch.log_softmax(-torch.logsumexp(against, -1), -1)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bayesmeta.errors import OptionError, unknown
 from bayesmeta.meta.bayesian import HALF_LOG_2PI, LOG_NOISE, Bayesian, check_positive
-from bayesmeta.meta.curvature import Laplace, probit_logits, root_of_curvature
+from bayesmeta.meta.curvature import Laplace, log_probabilities, root_of_curvature
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.inner import descend
@@ -140,7 +140,7 @@ class LLAMA(Bayesian):
         mean, slopes = out(at), torch.func.jacrev(out)(at)
         variance = laplace.variance(slopes.flatten(0, 1)).reshape(mean.shape)
         if self.loss == "cross_entropy":
-            return masked_mean(cross_entropy(probit_logits(mean, variance), query.y), query.mask)
+            return masked_mean(cross_entropy(log_probabilities(mean, variance), query.y), query.mask)
         whole = variance + (2 * meta[LOG_NOISE]).exp()
         away = query.y.reshape(mean.shape) - mean
         return masked_mean((0.5 * away.square() / whole + 0.5 * whole.log() + HALF_LOG_2PI).sum(1), query.mask)

@@ -27,6 +27,7 @@ from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.learner import Learner
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.residual import error_left
+from bayesmeta.meta.runaway import Guarded
 from bayesmeta.streams import Stream
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread
@@ -61,7 +62,7 @@ def fit(
         HierarchyError: The network is not a function of weights and rows, or it or the loss look at values.
         DataError: A task has too few observations for support and query.
         FileFormatError: The checkpoint is of another run.
-        BayesmetaError: The meta-objective is not finite where training starts.
+        BayesmetaError: The meta-objective is not finite where training starts, or again and again later on.
 
     Example:
         >>> import torch
@@ -89,7 +90,7 @@ def fit(
     )
     meta = algorithm.begin(function)
     flat = Flat(meta)
-    climb, history = Climb(algorithm, function, flat), History()
+    climb, history = Guarded(Climb(algorithm, function, flat), algorithm), History()
     path = None if algorithm.checkpoint is None else Path(algorithm.checkpoint)
     run = {} if path is None else _run(algorithm, function, tasks, seed)
     with one_thread(), bar("meta-learning", algorithm.steps, progress) as step:
