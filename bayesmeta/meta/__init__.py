@@ -9,6 +9,8 @@ from bayesmeta.meta.baselines import FromScratch, Pooled, Pretrained, labelled
 from bayesmeta.meta.bmaml import BMAML
 from bayesmeta.meta.cavia import CAVIA
 from bayesmeta.meta.conv import Conv4
+from bayesmeta.meta.early_stopping import implicit_prior
+from bayesmeta.meta.files import load
 from bayesmeta.meta.imaml import IMAML
 from bayesmeta.meta.learner import Adapted, Learner
 from bayesmeta.meta.llama import LLAMA
@@ -48,5 +50,7 @@ __all__ = [
     "ProtoNet",
     "Reptile",
     "fit",
+    "implicit_prior",
     "labelled",
+    "load",
 ]

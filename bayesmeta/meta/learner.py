@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 import numpy.typing as npt
@@ -86,6 +87,16 @@ class Learner:
                 "steps run away; take fewer, or look at the size of its inputs and responses"
             )
         return Adapted(self, tasks, {name: value.detach() for name, value in members.items()})
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the learner to one file without pickle, which `bayesmeta.meta.load` opens.
+
+        Raises:
+            NotAvailableError: The file cannot be written.
+        """
+        from bayesmeta.meta.files import save
+
+        save(self, path)
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.weights.values())

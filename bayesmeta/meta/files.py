@@ -1,0 +1,168 @@
+"""Learners as files: one file of plain arrays, opened again with the network that it is of.
+
+The file is NumPy's ``.npz`` with a record in JSON, without pickle: opening one runs no code. So functions are not in
+it: the network, and a loss that is a function, come from the user again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import zipfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bayesmeta.draws import versions
+from bayesmeta.errors import FileFormatError, NotAvailableError, OptionError
+from bayesmeta.meta.algorithm import Algorithm
+from bayesmeta.meta.learner import Learner
+from bayesmeta.meta.losses import Loss
+from bayesmeta.meta.module import Functional
+
+__all__ = ["load", "save"]
+
+FORMAT = "bayesmeta learner 1"
+WEIGHT, CURVE = "weight ", "curve "
+OWN = "a function"  # what stands for a loss that is one
+
+
+def save(learner: Learner, path: str | PathLike[str]) -> None:
+    """Write a learner to a file, replaced as a whole.
+
+    Raises:
+        NotAvailableError: The file cannot be written.
+    """
+    where = Path(path)
+    arrays = {WEIGHT + name: value.numpy() for name, value in learner.weights.items()}
+    arrays |= {CURVE + name: np.asarray(value) for name, value in learner.curves.items()}
+    record = {
+        "format": FORMAT,
+        "algorithm": type(learner.algorithm).__name__,
+        "settings": _settings(learner.algorithm),
+        "network": _shapes(learner.net.weights),
+        "steps": learner.steps,
+        "seconds": learner.seconds,
+        "noise": learner.noise,
+        "versions": versions(),
+    }
+    partial = where.with_name(where.name + ".part")
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
+        partial.replace(where)
+    except OSError as error:
+        raise NotAvailableError(f"path: cannot write {str(where)!r}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def load(path: str | PathLike[str], net: nn.Module, *, loss: Loss | None = None) -> Learner:
+    """Open a learner that `Learner.save` wrote.
+
+    Args:
+        path: The file.
+        net: The network that was learnt: its weights are replaced by those of the file, their shapes are not.
+        loss: The loss, where it was a function of the user's own.
+
+    Raises:
+        NotAvailableError: There is no such file.
+        FileFormatError: The file is no learner, or one of another network.
+        OptionError: A loss is missing, or there is one too many.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> import bayesmeta as bm
+        >>> tasks = bm.Tasks.from_arrays([[0.0, 1.0, 2.0]] * 2, [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+        >>> settings = bm.meta.MAML(shots=1, inner_steps=1, steps=20)
+        >>> learner = bm.fit(nn.Linear(1, 1), tasks, settings, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     learner.save(f"{folder}/line.npz")
+        ...     again = bm.meta.load(f"{folder}/line.npz", nn.Linear(1, 1))
+        >>> again.steps, again.algorithm == settings
+        (20, True)
+    """
+    record, arrays = _read(Path(path))
+    function = Functional(net)
+    wrong = _differences(record["network"], _shapes(function.weights))
+    if wrong:
+        raise FileFormatError(f"{path} was learnt with another network: {'; '.join(wrong)}. Pass that network")
+    return Learner(
+        function,
+        _algorithm(path, record, loss),
+        {name: torch.from_numpy(value) for name, value in _named(arrays, WEIGHT).items()},
+        _named(arrays, CURVE),
+        record["steps"],
+        record["seconds"],
+        noise=record["noise"],
+    )
+
+
+def _settings(algorithm: Algorithm) -> dict[str, Any]:
+    """Settings as plain data; a checkpoint belongs to the run, not to what it learnt."""
+    fields = [field.name for field in dataclasses.fields(algorithm) if field.init and field.name != "checkpoint"]
+    found = {name: getattr(algorithm, name) for name in fields}
+    return found | {"loss": found["loss"] if isinstance(found["loss"], str) else OWN}
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for name, value in weights.items()}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record of a learner's file, and its arrays."""
+    if not path.is_file():
+        raise NotAvailableError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        record = json.loads(str(arrays.pop("record")))
+        found = record["format"]
+        missing = {"algorithm", "settings", "network", "steps", "seconds", "noise"} - set(record)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise FileFormatError(f"{path} is not a learner saved by bayesmeta: {type(error).__name__}: {error}") from error
+    if found != FORMAT or missing:
+        raise FileFormatError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
+    return record, arrays
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs between two networks, a few words each."""
+    wrong = [f"it had no {name!r}" for name in now if name not in before]
+    wrong += [f"{name!r} is missing" for name in before if name not in now]
+    both = [name for name in now if name in before]
+    return wrong + [f"{name!r} was {before[name]} and is {now[name]}" for name in both if before[name] != now[name]]
+
+
+def _algorithm(path: Any, record: Mapping[str, Any], loss: Loss | None) -> Algorithm:
+    """The algorithm with its settings."""
+    from bayesmeta import meta
+
+    known = {name: getattr(meta, name) for name in meta.__all__}
+    kind: Any = known.get(record["algorithm"])
+    if not isinstance(kind, type) or not issubclass(kind, Algorithm):
+        raise FileFormatError(f"{path} was learnt by {record['algorithm']!r}, which this version does not know")
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in record["settings"].items()}
+    own = settings["loss"] == OWN
+    if own and loss is None:
+        raise OptionError(f"{path} was learnt with a loss that is a function, which no file holds: pass loss=...")
+    if loss is not None and not own:
+        raise OptionError(f"{path} was learnt with loss={settings['loss']!r}: leave loss out")
+    try:
+        algorithm: Algorithm = kind(**settings | ({"loss": loss} if own else {}))
+    except TypeError as error:
+        raise FileFormatError(f"{path} has settings that this version does not know: {error}") from error
+    return algorithm
+
+
+def _named(arrays: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    return {name.removeprefix(kind): value for name, value in arrays.items() if name.startswith(kind)}
