@@ -60,8 +60,8 @@ def implicit_prior(hessian: Any, learning_rate: float, steps: int, *, nats: floa
     largest = float(curvature.max())
     if largest * learning_rate >= 1:
         raise OptionError(
-            f"learning_rate is {learning_rate:g}, and the largest curvature {largest:g}: steps go as far as the bottom or "
-            f"beyond, and no prior stands for that; wanted one below {1 / largest:g}"
+            f"learning_rate is {learning_rate:g}, and the largest curvature {largest:g}: steps go as far as the bottom "
+            f"or beyond, and no prior stands for that; wanted one below {1 / largest:g}"
         )
     shrunk = steps * torch.log1p(-learning_rate * curvature)  # log (1 - αh)ᴷ
     flat = curvature * (learning_rate * steps) < ROUNDING

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,10 @@ def _algorithm(path: Any, record: Mapping[str, Any], loss: Loss | None) -> Algor
     from bayesmeta import meta
 
     known = {name: getattr(meta, name) for name in meta.__all__}
-    kind: Any = known.get(record["algorithm"])
+    kind = known.get(record["algorithm"])
     if not isinstance(kind, type) or not issubclass(kind, Algorithm):
         raise FileFormatError(f"{path} was learnt by {record['algorithm']!r}, which this version does not know")
+    make: Callable[..., Algorithm] = kind
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in record["settings"].items()}
     own = settings["loss"] == OWN
     if own and loss is None:
@@ -158,7 +159,7 @@ def _algorithm(path: Any, record: Mapping[str, Any], loss: Loss | None) -> Algor
     if loss is not None and not own:
         raise OptionError(f"{path} was learnt with loss={settings['loss']!r}: leave loss out")
     try:
-        algorithm: Algorithm = kind(**settings | ({"loss": loss} if own else {}))
+        algorithm: Algorithm = make(**settings | ({"loss": loss} if own else {}))
     except TypeError as error:
         raise FileFormatError(f"{path} has settings that this version does not know: {error}") from error
     return algorithm
