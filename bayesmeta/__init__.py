@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from bayesmeta.adapt import Adapted
     from bayesmeta.calibrate import sbc
     from bayesmeta.closed_form import ClosedForm
+    from bayesmeta.compare import compare
     from bayesmeta.diagnose.classes import ClassScore
+    from bayesmeta.diagnose.comparison import Comparison
     from bayesmeta.diagnose.loo import loo_compare
     from bayesmeta.diagnose.metrics import Score, score, score_table
     from bayesmeta.diagnose.novelty import Novelty
@@ -56,6 +58,7 @@ __all__ = [
     "Calibration",
     "ClassScore",
     "ClosedForm",
+    "Comparison",
     "Draws",
     "Ensemble",
     "Hierarchy",
@@ -73,6 +76,7 @@ __all__ = [
     "Tasks",
     "Verdict",
     "adapt",
+    "compare",
     "data",
     "families",
     "fit",
@@ -97,6 +101,7 @@ _WHERE = {
     "Calibration": "diagnose.sbc",
     "ClassScore": "diagnose.classes",
     "ClosedForm": "closed_form",
+    "Comparison": "diagnose.comparison",
     "Draws": "draws",
     "Ensemble": "infer.ensemble",
     "Hierarchy": "hierarchy",
@@ -113,6 +118,7 @@ _WHERE = {
     "Task": "tasks",
     "Tasks": "tasks",
     "Verdict": "diagnose.verdict",
+    "compare": "compare",
     "fit": "fit",
     "load": "load",
     "loo_compare": "diagnose.loo",

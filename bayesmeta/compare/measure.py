@@ -1,0 +1,139 @@
+"""One learner at one number of shots: adapt, predict, score, and look at the clock."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesmeta.arrays import digest
+from bayesmeta.compare.held import Held
+from bayesmeta.diagnose.classes import class_score, probabilities_of
+from bayesmeta.diagnose.comparison import Cell, Scores
+from bayesmeta.diagnose.metrics import score
+from bayesmeta.diagnose.over_tasks import names_of
+from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
+from bayesmeta.meta.learner import Learner
+from bayesmeta.posterior import Posterior
+from bayesmeta.query import query_tasks
+from bayesmeta.tasks import Tasks
+
+__all__ = ["Predictor", "identity", "measured", "predictor", "train_seconds"]
+
+RUNS, PATIENCE = 5, 2.0  # runs of one task, while they take no longer than so many seconds together
+Predictor = Callable[[Tasks, Tasks], Any]
+
+
+def predictor(name: str, learner: Any, seed: int) -> Predictor:
+    """What predicts a query from a support.
+
+    Raises:
+        OptionError: The learner cannot.
+    """
+    if isinstance(learner, Posterior):
+        return lambda support, query: learner.adapt(support, strangers="ignore", seed=seed).predict(query)
+    if isinstance(learner, Learner):
+        return lambda support, query: learner.adapt(support, seed=seed).predict(query)
+    if hasattr(learner, "adapt"):
+        return lambda support, query: learner.adapt(support).predict(query)
+    if callable(learner):
+        found: Predictor = learner
+        return found
+    raise OptionError(
+        f"learners: {name!r} is of type {type(learner).__name__}; wanted a posterior, a learner of bm.meta, or a "
+        "function of support and query that gives a prediction, such as the `optimal` of an environment"
+    )
+
+
+def train_seconds(learner: Any) -> float:
+    """What learning took, NaN where it is not known."""
+    if isinstance(learner, Posterior):
+        return float(learner.info.seconds.get("total", float("nan")))
+    return float(getattr(learner, "seconds", float("nan")))
+
+
+def identity(learner: Any) -> str | None:
+    """What a learner is known by again: its weights or draws, or the owner of a method; None where it is not."""
+    if isinstance(learner, Posterior):
+        return digest([repr(learner.info.inference)], {"phi": learner.phi_coordinates})
+    if isinstance(learner, Learner):
+        return digest([repr(learner.algorithm), repr(learner.noise)], learner.weights)
+    owner = getattr(learner, "__self__", None)
+    return None if owner is None else f"{learner.__qualname__} of {owner!r}"
+
+
+def measured(
+    predict: Predictor, held: Held, shots: int, *, classes: int | None, level: float, seed: int
+) -> tuple[Cell, list[str]]:
+    """The cell of one learner, and what was warned of on the way.
+
+    Args:
+        predict: What predicts a query from a support.
+        held: The tasks.
+        shots: How many observations it adapts to.
+        classes: How many classes a task has, where classes are compared; else None.
+        level: Probability of intervals.
+        seed: Seeds what the score draws.
+    """
+    support, asked = held.at(shots), query_tasks(held.query, held.query)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", BayesmetaWarning)
+        begin = time.perf_counter()
+        predicted = predict(support, asked)
+        _made(predicted)
+        seconds = time.perf_counter() - begin
+        found = scored(predicted, held.query, classes, level, seed)
+        alone = _alone(predict, support, asked)
+    said = [str(one.message) for one in caught if issubclass(one.category, BayesmetaWarning)]
+    return Cell(found, 1000 * alone, seconds), list(dict.fromkeys(said))
+
+
+def scored(predicted: Any, query: Tasks, classes: int | None, level: float, seed: int) -> Scores:
+    """The score of a prediction of a query; where classes are compared, one of yes or no counts as of two classes."""
+    p = probabilities_of(predicted)
+    if p is None and classes is not None:
+        p = _two_classes(predicted, classes)
+    if p is not None:
+        names = list(query.names) if isinstance(predicted, Tensor) else names_of(predicted, len(p))
+        return class_score(_Classes(names, p), query, seed=seed)
+    found: Scores = score(predicted, query, level=level, seed=seed)
+    return found
+
+
+class _Classes(NamedTuple):
+    """Probabilities of classes (T, m, classes) of tasks of these names."""
+
+    names: list[str]
+    probabilities: Tensor
+
+
+def _two_classes(predicted: Any, classes: int) -> Tensor:
+    """Probabilities (T, m, 2) of a prediction of outcomes 0 and 1, whose mean is the probability of a one."""
+    mean = predicted.mean.double()
+    inside = bool(((mean >= 0) & (mean <= 1) | torch.isnan(mean)).all())
+    if classes != 2 or mean.dim() != 2 or not inside:
+        raise DataError(f"it gives no probabilities of {classes} classes: {type(predicted).__name__} predicts numbers")
+    return torch.stack([1 - mean, mean], -1)
+
+
+def _made(predicted: Any) -> None:
+    """Have the prediction worked out, where it waits until it is asked for."""
+    if probabilities_of(predicted) is None:
+        _ = predicted.mean
+
+
+def _alone(predict: Predictor, support: Tasks, asked: Tasks) -> float:
+    """Seconds from the observations of one task to its prediction, the median of a few runs after a first one."""
+    one, query, taken = support[:1], asked[:1], []
+    for _ in range(1 + RUNS):
+        begin = time.perf_counter()
+        _made(predict(one, query))
+        taken.append(time.perf_counter() - begin)
+        if sum(taken) > PATIENCE:
+            break
+    return statistics.median(taken[1:] or taken)

@@ -1,0 +1,106 @@
+"""Metrics of several learners against the number of shots: a panel for each metric, a line for each learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayesmeta.errors import DataError, OptionError, UnknownNameError, unknown
+from bayesmeta.plot.style import BLACK, BLUE, GREY, SERIES, Grid, grid_legend, grid_of, new_grid, percent, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bayesmeta.diagnose.comparison import Comparison
+
+__all__ = ["compare_shots"]
+
+COLOURS = (BLUE, *SERIES, GREY)
+STYLES = ("-", "--", ":")
+MARKERS = ("o", "s", "^")
+APART = 0.05  # between learners at the same number of shots, of the way to the next
+SHORT = {
+    "accuracy": "accuracy, higher is better",
+    "brier": "Brier score, lower is better",
+    "nll": "-log p(y) per observation (nats), lower is better",
+    "nll_joint": "-log p(y) of a task together, per observation (nats)",
+    "crps": "CRPS (units of y), lower is better",
+    "rmse": "root mean squared error (units of y)",
+    "coverage": "share of observations inside intervals",
+    "width": "mean width of intervals (units of y)",
+    "ece": "expected calibration error, lower is better",
+}
+
+
+def compare_shots(
+    result: Comparison, metrics: Sequence[str], level: float, label: str | None, ax: Axes | Sequence[Axes] | Grid | None
+) -> Grid:
+    """Draw metrics of a comparison, a panel for each.
+
+    Args:
+        result: What `bayesmeta.compare` found.
+        metrics: Columns of its table.
+        level: Probability of the bars, by standard errors over tasks.
+        label: Label of the vertical axis, in place of the metric's own.
+        ax: Axes to draw in, one for each metric; a new figure by default.
+
+    Returns:
+        The axes (1, metrics).
+
+    Raises:
+        UnknownNameError: There is no such metric.
+        DataError: A metric is not a number for any learner.
+        OptionError: No metric, or not as many axes as metrics.
+    """
+    if not metrics:
+        raise OptionError("metric is empty: name one or more columns of the table")
+    table = result.table
+    for metric in metrics:
+        if metric not in result.metrics:
+            raise UnknownNameError(unknown("metric", metric, result.metrics))
+        if bool(table[metric].isna().all()):
+            raise DataError(f"{metric!r} is not a number for any learner: take another metric")
+    count = len(metrics)
+    panels = new_grid(1, count, 6.4 if count == 1 else 4.3, 4.4) if ax is None else grid_of(ax, count).reshape(1, count)
+    for panel, metric in zip(panels[0], metrics, strict=True):
+        for place in range(len(result.learners)):
+            _draw(panel, result, metric, place, NormalDist().inv_cdf((1 + level) / 2))
+        _reference(panel, result, metric)
+        panel.plot([], [], color=GREY, alpha=0.4, linewidth=2.5, label=f"{percent(level)} interval over tasks")
+        panel.set_xticks(range(len(result.shots)), [f"{k:,}" for k in result.shots])
+        panel.set_xlabel("observations adapted on (shots)")
+        panel.set_ylabel(label or SHORT[metric])
+        tidy(panel)
+    grid_legend(panels, whole=ax is None)
+    return panels
+
+
+def _draw(ax: Axes, result: Comparison, metric: str, place: int, width: float) -> None:
+    """One learner: dots joined by a line, with bars, or the floor of a calibration error, beside them."""
+    name = result.learners[place]
+    rows = result.table.xs(name, level="learner")
+    values, errors = rows[metric].to_numpy(dtype=float), rows[f"{metric}_se"].to_numpy(dtype=float)
+    there = np.isfinite(values)
+    if not there.any():
+        return
+    middle = (len(result.learners) - 1) / 2
+    x = (np.arange(len(values)) + APART * (place - middle))[there]
+    colour, turn = COLOURS[place % len(COLOURS)], place // len(COLOURS) % len(STYLES)
+    ax.plot(x, values[there], MARKERS[turn] + STYLES[turn], color=colour, markersize=4.5, linewidth=1.3, label=name)
+    if metric == "ece":
+        ax.scatter(x, rows["ece_floor"].to_numpy(dtype=float)[there], marker="_", color=colour, s=60, linewidths=1.5)
+        return
+    half = width * np.nan_to_num(errors[there])
+    ax.vlines(x, values[there] - half, values[there] + half, color=colour, alpha=0.4, linewidth=2.5)
+
+
+def _reference(ax: Axes, result: Comparison, metric: str) -> None:
+    """What is promised, or what a perfect prediction would have."""
+    if metric == "ece":
+        ax.scatter([], [], marker="_", color=GREY, s=60, linewidths=1.5, label="a perfect prediction's own error")
+    if metric == "coverage":
+        level = next(iter(result.cells.values())).score.level  # type: ignore[union-attr]
+        ax.axhline(level, color=BLACK, linewidth=0.8, linestyle="--", zorder=1, label=f"promised: {level:g}")
