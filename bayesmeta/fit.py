@@ -164,7 +164,8 @@ def configured(inference: str | PathLike[str] | Config) -> Config:
     if isinstance(inference, (str, PathLike)):
         return read_preset(Path(inference) if isinstance(inference, PathLike) else inference)
     if not isinstance(inference, type) and dataclasses.is_dataclass(inference):
-        back_end_of(inference)
+        if not is_algorithm(inference):
+            back_end_of(inference)
         return inference
     raise OptionError(
         f"inference must be a preset's name, the path of a preset, or a back-end such as NUTS(...), "

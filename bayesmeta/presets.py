@@ -59,10 +59,21 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "mamlpp": ("bayesmeta.meta.maml_plus_plus", "MAMLPlusPlus"),
     "imaml": ("bayesmeta.meta.imaml", "IMAML"),
     "cavia": ("bayesmeta.meta.cavia", "CAVIA"),
+    "protonet": ("bayesmeta.meta.proto_net", "ProtoNet"),
+    "protomaml": ("bayesmeta.meta.proto_maml", "ProtoMAML"),
+    "bmaml": ("bayesmeta.meta.bmaml", "BMAML"),
+    "llama": ("bayesmeta.meta.llama", "LLAMA"),
+    "platipus": ("bayesmeta.meta.platipus", "PLATIPUS"),
+    "abml": ("bayesmeta.meta.abml", "ABML"),
+    "vampire": ("bayesmeta.meta.vampire", "VAMPIRE"),
+    "pooled": ("bayesmeta.meta.baselines", "Pooled"),
+    "pretrained": ("bayesmeta.meta.baselines", "Pretrained"),
+    "from-scratch": ("bayesmeta.meta.baselines", "FromScratch"),
 }
 """Each algorithm of `bayesmeta.meta` likewise: its module, and the name of its config."""
 
 ON_HIERARCHIES = ("maml", "reptile")
+BASE = ("bayesmeta.meta.algorithm", "Algorithm")
 HIERARCHY_MODULE = "bayesmeta.meta.on_hierarchy"
 
 
@@ -119,12 +130,12 @@ def _configs() -> str:
 
 
 def is_algorithm(config: Config) -> bool:
-    """Whether this is an algorithm of `bayesmeta.meta`, which adapts networks.
+    """Whether this is an algorithm of `bayesmeta.meta`, which adapts networks; it may be the user's own.
 
     >>> is_algorithm(read_preset("nuts"))
     False
     """
-    return back_end_of(config) in ALGORITHMS
+    return any((base.__module__, base.__name__) == BASE for base in type(config).__mro__)
 
 
 def takes_hierarchies(config: Config) -> bool:
@@ -133,7 +144,7 @@ def takes_hierarchies(config: Config) -> bool:
     >>> takes_hierarchies(read_preset("nuts"))
     True
     """
-    return back_end_of(config) in (*BACK_ENDS, *ON_HIERARCHIES)
+    return not is_algorithm(config) or back_end_of(config) in ON_HIERARCHIES
 
 
 def evidence_of(config: Config) -> str:
@@ -153,8 +164,8 @@ def evidence_of(config: Config) -> str:
 
 def module_of(config: Config) -> ModuleType:
     """The module of a config's back-end, whose `run(target, config, *, seed, progress)` gives draws."""
-    name = back_end_of(config)
-    return importlib.import_module(BACK_ENDS[name][0] if name in BACK_ENDS else HIERARCHY_MODULE)
+    module = HIERARCHY_MODULE if is_algorithm(config) else BACK_ENDS[back_end_of(config)][0]
+    return importlib.import_module(module)
 
 
 def write_toml(tables: Mapping[str, object]) -> str:
