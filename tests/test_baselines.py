@@ -54,8 +54,8 @@ def test_pooled_is_the_least_squares_line_of_all_rows() -> None:
 def test_their_objective_is_the_loss_of_all_rows_before_any_step(algorithm: Any) -> None:
     net = Functional(linear())
     rows = one(lines(1))
-    parts = (Rows(*(part[cut] for part in rows)) for cut in (slice(2), slice(2, None)))
-    value = algorithm.objective(net, net.weights, Episodes(*parts, torch.zeros(0)))
+    support, query = (Rows(*(part[cut] for part in rows)) for cut in (slice(2), slice(2, None)))
+    value = algorithm.objective(net, net.weights, Episodes(support, query, torch.zeros(0)))
 
     expected = (net(net.weights, rows.x).squeeze(1) - rows.y).square().mean()
     torch.testing.assert_close(value, expected)
@@ -113,7 +113,7 @@ def test_fine_tuning_lies_between_pooling_and_learning_to_adapt() -> None:
 def stripes(classes: int = 12, each: int = 12) -> Any:
     """Images with a bright line at an angle of each class's own, in noise."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[-1:1:10j, -1:1:10j]  # type: ignore[misc]
+    y, x = np.mgrid[-1:1:10j, -1:1:10j]
     pixels, labels = [], []
     for k in range(classes):
         angle = np.pi * k / classes
@@ -189,8 +189,9 @@ def test_the_gradient_of_pooling_is_that_of_finite_differences() -> None:
     net, tasks = Functional(perceptron(1)), 2
     x = torch.randn(tasks, 5, 10, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = x.mean((2, 3))
-    halves = [Rows(x[:, cut], y[:, cut], torch.ones_like(y[:, cut]).bool()) for cut in (slice(2), slice(2, 5))]
-    episodes = Episodes(*halves, torch.zeros(tasks, 0))
+    real = torch.ones_like(y).bool()
+    support, query = (Rows(x[:, cut], y[:, cut], real[:, cut]) for cut in (slice(2), slice(2, 5)))
+    episodes = Episodes(support, query, torch.zeros(tasks, 0))
     flat, weight = Flat(net.weights), torch.tensor([1.0, 3.0], dtype=torch.float64)
     u = flat.vector(net.weights)
 

@@ -154,7 +154,7 @@ def test_what_cannot_be_judged_is_refused(p: Tensor, y: Any, match: str) -> None
 
 def test_nothing_to_predict_classes_from() -> None:
     with pytest.raises(DataError, match="got Level; wanted probabilities of classes"):
-        class_score(Level(), [[0]])  # type: ignore[arg-type]
+        class_score(Level(), [[0]])
 
 
 class Level:

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,10 @@ class Owner:
         self.asked += len(query) > 1
         assert not query.y.any(), "what is to be predicted is hidden"
         return Guess(support, query, self.sd)
+
+
+def number(table: pd.DataFrame, shots: int, name: str, metric: str) -> float:
+    return float(table.loc[(shots, name), metric])  # type: ignore[arg-type]
 
 
 @cache
@@ -198,9 +203,9 @@ def test_scores_are_those_of_the_same_prediction_by_hand() -> None:
         }
         for name, score in expected.items():
             for metric in ("rmse", "nll", "nll_joint", "crps", "coverage"):
-                assert table.loc[(k, name), metric] == pytest.approx(score[metric], rel=1e-9)
-            assert table.loc[(k, name), "nll_se"] == pytest.approx(score.table.loc["nll", "standard_error"])
-            assert table.loc[(k, name), "ece_floor"] == pytest.approx(score.ece_floor)
+                assert number(table, k, name, metric) == pytest.approx(score[metric], rel=1e-9)
+            assert number(table, k, name, "nll_se") == pytest.approx(score.table.loc["nll", "standard_error"])
+            assert number(table, k, name, "ece_floor") == pytest.approx(score.ece_floor)
     assert list(table.index.names) == ["shots", "learner"]
     assert bool((table["adapt_ms"] > 0).all())
     assert bool(table["train_seconds"].isna().all()), "functions were not trained"
@@ -211,12 +216,12 @@ def test_differences_are_paired_and_far_sharper() -> None:
     away = found.differences()
     by_hand = found["guess", 3].minus(found["optimal", 3])  # type: ignore[arg-type]
 
-    assert away.loc[(3, "optimal"), "nll"] == 0
-    assert away.loc[(3, "guess"), "nll"] == pytest.approx(by_hand.loc["nll", "difference"])
-    assert away.loc[(3, "guess"), "nll_se"] == pytest.approx(by_hand.loc["nll", "standard_error"])
-    assert away.loc[(3, "guess"), "nll"] > 4 * away.loc[(3, "guess"), "nll_se"]  # type: ignore[operator]
+    assert number(away, 3, "optimal", "nll") == 0
+    assert number(away, 3, "guess", "nll") == pytest.approx(by_hand.loc["nll", "difference"])
+    assert number(away, 3, "guess", "nll_se") == pytest.approx(by_hand.loc["nll", "standard_error"])
+    assert number(away, 3, "guess", "nll") > 4 * number(away, 3, "guess", "nll_se")
     turned = found.differences("guess")
-    assert turned.loc[(3, "optimal"), "mse"] == pytest.approx(-away.loc[(3, "guess"), "mse"])  # type: ignore[operator]
+    assert number(turned, 3, "optimal", "mse") == pytest.approx(-number(away, 3, "guess", "mse"))
     with pytest.raises(UnknownNameError, match=r"unknown learner 'gues'.*did you mean 'guess'"):
         found.differences("gues")
 
@@ -234,8 +239,8 @@ def test_posteriors_and_networks_stand_side_by_side() -> None:
 
     assert torch.equal(torch.get_rng_state(), state)
     table = found.table
-    assert table.loc[(2, "posterior"), "train_seconds"] == posterior.info.seconds["total"]
-    assert table.loc[(2, "MAML"), "train_seconds"] == learner.seconds
+    assert number(table, 2, "posterior", "train_seconds") == posterior.info.seconds["total"]
+    assert number(table, 2, "MAML", "train_seconds") == learner.seconds
     nll = table["nll"].unstack("learner")
     assert bool((nll["posterior"] < nll["MAML"]).iloc[1:].all())
     assert nll["posterior"].is_monotonic_decreasing
@@ -250,8 +255,8 @@ def test_a_learner_that_fails_is_left_out_with_the_reason() -> None:
 
     found = bm.compare({"guess": Guess, "broken": broken}, ENV, shots=[1, 2], count=10, progress=False)
 
-    assert math.isnan(found.table.loc[(2, "broken"), "nll"])  # type: ignore[arg-type]
-    assert found.table.loc[(1, "broken"), "nll"] == found.table.loc[(1, "guess"), "nll"]
+    assert math.isnan(number(found.table, 2, "broken", "nll"))
+    assert number(found.table, 1, "broken", "nll") == number(found.table, 1, "guess", "nll")
     assert "broken, 2 shots: failed: too much is known" in found.remarks()
     assert "too much is known" in repr(found)
     assert "too much is known" in found._repr_html_()
@@ -300,11 +305,11 @@ def test_classes_have_accuracy_and_their_calibration_error_beside_its_floor() ->
 
     assert list(table.columns[:4]) == ["accuracy", "accuracy_se", "nll", "nll_se"]
     assert bool((table["accuracy"].xs(5) > table["accuracy"].xs(1)).all())
-    assert table.loc[(1, "timid"), "accuracy"] == table.loc[(1, "sharp"), "accuracy"]
-    assert table.loc[(1, "sharp"), "nll"] > table.loc[(5, "sharp"), "nll"]  # type: ignore[operator]
+    assert number(table, 1, "timid", "accuracy") == number(table, 1, "sharp", "accuracy")
+    assert number(table, 1, "sharp", "nll") > number(table, 5, "sharp", "nll")
     support, query = spots().tasks(30, ways=4, shots=5, query=5, seed=0)
     by_hand = bm.score(nearest(support, query, 2.0), [task.y for task in query])
-    assert table.loc[(5, "sharp"), "nll"] == pytest.approx(by_hand["nll"])
+    assert number(table, 5, "sharp", "nll") == pytest.approx(by_hand["nll"])
     assert found["sharp", 5].per_task.index.tolist() == list(query.names)
     assert "ece (floor)" in repr(found)
 
@@ -466,7 +471,7 @@ def test_a_line_for_each_learner_in_a_panel_for_each_metric() -> None:
     line = drawn[0].data("line", label="guess")
     assert np.allclose(line[:, 1], found.table["rmse"].xs("guess", level="learner"))
     bars = drawn[1].of("bars")
-    half = 1.959964 * found.table.loc[(1, "optimal"), "nll_se"]  # type: ignore[operator]
+    half = 1.959964 * number(found.table, 1, "optimal", "nll_se")
     assert np.ptp(bars[0].y[:2]) == pytest.approx(2 * half)
 
 

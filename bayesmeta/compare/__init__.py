@@ -109,8 +109,8 @@ def _fill(book: Book, learners: Mapping[str, Any], held: Held, progress: bool, s
     except KeyboardInterrupt:
         if not book.cells:
             raise
-        said = f"interrupted: {len(missing) - len(book.missing())} of {len(missing)} were made"
-        warnings.warn(f"{said}; what there is can be looked at", BayesmetaWarning, stacklevel=3)
+        made = f"{len(missing) - len(book.missing())} of {len(missing)} were made"
+        warnings.warn(f"interrupted: {made}; what there is can be looked at", BayesmetaWarning, stacklevel=3)
     _check_found(book)
 
 

@@ -217,7 +217,7 @@ class Comparison:
         shown, best = self._shown(), self._best()
         for column, rows in best.items():
             for row in rows if column in shown else ():
-                shown.loc[row, column] = f"<b>{shown.loc[row, column]}</b>"  # type: ignore[index]
+                shown.loc[row, column] = f"<b>{shown.at[row, column]!s}</b>"
         shown.index = shown.index.map(lambda row: (row[0], escape(str(row[1]))))
         said = "".join(f"<li>{escape(line)}</li>" for line in self.remarks())
         return f"<div><p>{escape(self._title())}</p>{shown.to_html(escape=False)}<ul>{said}</ul></div>"

@@ -50,12 +50,13 @@ def write(comparison: Comparison, path: str | PathLike[str]) -> None:
         "notes": [[name, shots, list(lines)] for (name, shots), lines in comparison.notes.items()],
         "record": dict(comparison.record),
     }
+    everything: dict[str, Any] = {"bayesmeta": np.array(json.dumps(record)), **arrays}
     target = Path(path)
     partial = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            np.savez_compressed(file, bayesmeta=np.array(json.dumps(record)), **arrays)
+            np.savez_compressed(file, **everything)
         partial.replace(target)
     except OSError as error:
         raise NotAvailableError(f"path: cannot write {str(target)!r}: {error}") from error
@@ -140,8 +141,9 @@ def _put_together(arrays: Arrays, plain: dict[str, Any]) -> Scores:
     per_task["n"] = per_task["n"].astype(np.int64)
     tensors = {name: torch.from_numpy(value).double() for name, value in arrays.items() if name != "per_task"}
     found = Reliability(*(tensors[name] for name in Reliability._fields)) if "replicates" in tensors else None
+    ece, floor, spread = plain["ece"]
     if "classes" in plain:
         if found is None:
             raise KeyError("replicates")
-        return ClassScore(per_task, *plain["ece"], found, plain["classes"])
-    return Score(per_task, tensors["pit"], *plain["ece"], plain["level"], tensors.get("reference"), found)
+        return ClassScore(per_task, ece, floor, spread, found, plain["classes"])
+    return Score(per_task, tensors["pit"], ece, floor, spread, plain["level"], tensors.get("reference"), found)

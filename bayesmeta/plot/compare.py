@@ -102,7 +102,7 @@ def compare(
     if isinstance(results, Comparison):
         metrics = [metric] if isinstance(metric, str) else list(results.metrics[:2] if metric is None else metric)
         panels = compare_shots(results, metrics, level, label, ax)
-        return panels[0, 0] if isinstance(metric, str) else panels  # type: ignore[no-any-return]
+        return panels[0, 0] if isinstance(metric, str) else panels
     return _compare_rows(results, metric, level, label, ax)  # type: ignore[arg-type]
 
 
