@@ -13,10 +13,11 @@ from bayesmeta.errors import DataError, OptionError
 from bayesmeta.meta import chunks
 from bayesmeta.meta.chunks import at_once, in_chunks, parts, peak_bytes
 from bayesmeta.meta.climb import Climb
-from bayesmeta.meta.episodes import Episodes, episodes, rows_of
+from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
 from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional
+from bayesmeta.meta.recompute import recomputed
 
 
 def labelled(labels: list[list[float]], seed: int = 0) -> bm.Tasks:
@@ -186,3 +187,77 @@ def test_adapting_in_chunks_is_adapting_at_once() -> None:
 def test_a_chunk_is_a_whole_number_of_tasks(chunk: Any) -> None:
     with pytest.raises(OptionError, match="chunk"):
         bm.meta.MAML(chunk=chunk)
+
+
+# --- steps that are computed again --------------------------------------------------------------------------
+
+FAMILY = {
+    "MAML": bm.meta.MAML,
+    "ANIL": bm.meta.ANIL,
+    "BOIL": bm.meta.BOIL,
+    "MetaSGD": bm.meta.MetaSGD,
+    "MAML++": bm.meta.MAMLPlusPlus,
+    "CAVIA": bm.meta.CAVIA,
+    "ProtoMAML": bm.meta.ProtoMAML,
+}
+
+
+def small(inputs: int, outputs: int = 3) -> Functional:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(inputs, 5), torch.nn.Tanh(), torch.nn.Linear(5, outputs)
+    return Functional(torch.nn.Sequential(*layers).double())
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_computing_steps_again_gives_the_same_gradient(name: str) -> None:
+    settings: dict[str, Any] = {"loss": "cross_entropy", "inner_steps": 3, "inner_learning_rate": 0.3}
+    kept, again = (FAMILY[name](**settings, recompute=how).for_tasks(RAGGED) for how in (False, True))
+    net, found, weight = small(7 if name == "CAVIA" else 2), drawn(), torch.tensor([1.0, 3.0], dtype=torch.float64)
+    meta = kept.begin(net)
+    value, grad = kept.value_and_grad(net, meta, found, weight)
+    other, slope = again.value_and_grad(net, meta, found, weight)
+    flat = Flat(meta)
+
+    torch.testing.assert_close(other, value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(flat.vector(slope), flat.vector(grad), rtol=1e-10, atol=1e-13)
+    assert float(flat.vector(grad).abs().max()) > 1e-3
+
+
+def long_loop(steps: int, *, recompute: bool) -> int:
+    """Bytes that a meta-gradient through so many inner steps takes."""
+    algorithm = bm.meta.MAML(inner_steps=steps, inner_learning_rate=0.01, recompute=recompute)
+    net, x = small(1, 1), torch.linspace(-1, 1, 500, dtype=torch.float64)
+    rows = Rows(x.reshape(1, -1, 1), x.sin().unsqueeze(0), torch.ones(1, 500, dtype=torch.bool))
+    found, weight = Episodes(rows, rows, torch.zeros(1, 0)), torch.ones(1, dtype=torch.float64)
+    return peak_bytes(algorithm.value_and_grad, (net, net.weights, found, weight))
+
+
+def test_memory_then_hardly_grows_with_inner_steps() -> None:
+    assert long_loop(16, recompute=False) > 3 * long_loop(4, recompute=False)
+    assert long_loop(16, recompute=True) < 1.2 * long_loop(4, recompute=True)
+
+
+def test_what_is_computed_again_is_right_under_vmap_for_arguments_of_all_kinds() -> None:
+    """Against the same function kept: some arguments shared, one a flag, one a number."""
+
+    def function(values: dict[str, torch.Tensor], mask: torch.Tensor, power: int) -> dict[str, torch.Tensor]:
+        return {"out": torch.where(mask, values["a"] ** power * values["b"], values["b"]).sum()}
+
+    a, b = torch.arange(1.0, 7.0).double().reshape(2, 3), torch.tensor([0.5, -1.0, 2.0]).double()
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+
+    def total(b: torch.Tensor, *, again: bool) -> torch.Tensor:
+        def one(a: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            values = {"a": a, "b": b}
+            return (recomputed(function, values, mask, 3) if again else function(values, mask, 3))["out"]
+
+        return torch.func.vmap(one)(a, mask).sum()
+
+    expected = torch.func.grad(lambda b: total(b, again=False))(b)
+    torch.testing.assert_close(torch.func.grad(lambda b: total(b, again=True))(b), expected)
+
+
+def test_memory_or_time() -> None:
+    with pytest.raises(OptionError, match="recompute and compile do not go together"):
+        bm.meta.MAML(recompute=True, compile=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.module import Functional, Weights
 
@@ -33,11 +32,11 @@ class ANIL(MAML):
         names = self._adapting(net)
         fixed = {name: value for name, value in meta.items() if name not in names}
 
-        def risk(fast: Weights) -> Tensor:
+        def risk(fast: Weights, fixed: Weights, support: Rows) -> Tensor:
             return self.risk(net, fixed | fast, support)
 
         begin = {name: meta[name] for name in names}
-        fast = descend(risk, begin, self.inner_learning_rate, steps, first_order=self.first_order)
+        fast = self._descend(risk, begin, self.inner_learning_rate, steps, fixed, support)
         return {name: fast.get(name, value) for name, value in meta.items()}
 
     def _adapting(self, net: Functional) -> tuple[str, ...]:

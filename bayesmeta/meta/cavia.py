@@ -13,7 +13,6 @@ from torch import Tensor
 from bayesmeta.errors import DataError
 from bayesmeta.infer.options import check_whole
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.module import Functional, Weights
 
@@ -49,8 +48,8 @@ class CAVIA(MAML):
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """The network's weights as they are, and the context of one task after so many steps on its support."""
 
-        def risk(fast: Weights) -> Tensor:
+        def risk(fast: Weights, meta: Weights, support: Rows) -> Tensor:
             return self.risk(net, meta | fast, support)
 
         begin = {CONTEXT: torch.zeros(self.size, dtype=net.dtype)}
-        return meta | descend(risk, begin, self.inner_learning_rate, steps, first_order=self.first_order)
+        return meta | self._descend(risk, begin, self.inner_learning_rate, steps, meta, support)

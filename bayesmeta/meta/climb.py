@@ -47,6 +47,8 @@ class Climb:
         self._last = algorithm.at(1.0)
         self._recorded: dict[Hashable, tuple[Recorded, tuple[Tensor, ...]]] = {}
         self._recordable = algorithm.compile or algorithm.steps >= RECORDED_FROM
+        if getattr(algorithm, "recompute", False):  # which torch cannot record
+            self._recordable = False
 
     def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""

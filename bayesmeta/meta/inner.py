@@ -9,12 +9,13 @@ adapted weights (Finn, Abbeel, Levine 2017).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from bayesmeta.meta.module import Weights
+from bayesmeta.meta.recompute import recomputed
 
 __all__ = ["Rates", "descend"]
 
@@ -22,27 +23,36 @@ Rates: TypeAlias = float | Mapping[str, Tensor]
 
 
 def descend(
-    loss: Callable[[Weights], Tensor],
+    loss: Callable[..., Tensor],
     weights: Weights,
     rates: Rates,
     steps: int,
     *,
     first_order: bool = False,
+    given: tuple[Any, ...] = (),
+    recompute: bool = False,
 ) -> Weights:
     """Weights after so many gradient steps.
 
     Args:
-        loss: The support loss of weights, ().
+        loss: The support loss of weights, (), and of what is given.
         weights: Where to begin.
         rates: Learning rate, one for all or one of each weight's shape by name; names that are not in it stay.
         steps: How many.
         first_order: Hold the gradients constant, so that the outer derivative does not pass through them.
+        given: Further arguments of the loss, in tuples and dicts: with `recompute` all other tensors that it takes.
+        recompute: Keep the weights between steps alone, and compute a step again when it is differentiated: memory for
+            time. Second derivatives of the result are then not to be had.
     """
-    for _ in range(steps):
-        slope = torch.func.grad(loss)(weights)
+
+    def step(weights: Weights, rates: Rates, given: tuple[Any, ...]) -> Weights:
+        slope = torch.func.grad(loss)(weights, *given)
         if first_order:
             slope = {name: value.detach() for name, value in slope.items()}
-        weights = {name: value - _rate(rates, name) * slope[name] for name, value in weights.items()}
+        return {name: value - _rate(rates, name) * slope[name] for name, value in weights.items()}
+
+    for _ in range(steps):
+        weights = recomputed(step, weights, rates, given) if recompute else step(weights, rates, given)
     return weights
 
 

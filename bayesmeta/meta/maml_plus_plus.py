@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from bayesmeta.meta.episodes import Episodes, Rows
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.module import Functional, Weights
 
@@ -72,11 +71,11 @@ class MAMLPlusPlus(MAML):
         """The weights before the first step and after each."""
         weights = {name: meta[name] for name in net.weights}
 
-        def risk(weights: Weights) -> Tensor:
+        def risk(weights: Weights, support: Rows) -> Tensor:
             return self.risk(net, weights, support)
 
         path = [weights]
         for k in range(steps):
             rates = {name: meta[RATE + name][min(k, self.inner_steps - 1)] for name in weights}
-            path.append(descend(risk, path[-1], rates, 1, first_order=self.first_order))
+            path.append(self._descend(risk, path[-1], rates, 1, support))
         return path

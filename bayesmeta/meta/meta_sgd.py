@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.module import Functional, Weights
 
@@ -34,7 +33,7 @@ class MetaSGD(MAML):
         weights = {name: meta[name] for name in net.weights}
         rates = {name: meta[RATE + name] for name in net.weights}
 
-        def risk(weights: Weights) -> Tensor:
+        def risk(weights: Weights, support: Rows) -> Tensor:
             return self.risk(net, weights, support)
 
-        return descend(risk, weights, rates, steps, first_order=self.first_order)
+        return self._descend(risk, weights, rates, steps, support)

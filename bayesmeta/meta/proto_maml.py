@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.losses import Loss
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.module import Functional, Weights
@@ -58,10 +57,10 @@ class ProtoMAML(MAML):
         centres = prototypes_of(features_of(net, meta, support.x), support, self.ways)
         begin = meta | {WEIGHT: 2 * centres, BIAS: -centres.square().sum(1)}
 
-        def risk(weights: Weights) -> Tensor:
+        def risk(weights: Weights, support: Rows) -> Tensor:
             return self.risk(net, weights, support)
 
-        return descend(risk, begin, self.inner_learning_rate, steps, first_order=self.first_order)
+        return self._descend(risk, begin, self.inner_learning_rate, steps, support)
 
     def forward(self, net: Functional, weights: Weights, x: Tensor) -> Tensor:
         """Logits of the classes for rows x (n, ...): (n, ways)."""
