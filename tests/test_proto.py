@@ -109,6 +109,23 @@ def test_new_tasks_may_have_other_numbers_of_classes(name: str) -> None:
     assert learner.algorithm == replace(ALGORITHMS[name], steps=1, learning_rate=1e-9)
 
 
+def test_what_no_task_changes_is_kept_once_for_all() -> None:
+    tasks = clouds(seed=1)
+    adapted = trained(ProtoNet(), clouds()).adapt(tasks)
+    anil = trained(bm.meta.ANIL(loss="cross_entropy", by_class=True, shots=1), clouds()).adapt(tasks)
+
+    assert {name: tuple(value.shape) for name, value in adapted.weights.items()} == {
+        "0.weight": (4, 6, 2),
+        "0.bias": (4, 6),
+        "2.weight": (4, 3, 6),
+        "2.bias": (4, 3),
+        "prototypes": (4, 3, 3),
+    }
+    for found, own in ((adapted, {"prototypes"}), (anil, {"2.weight", "2.bias"})):
+        copies = {name for name, value in found.members.items() if value.stride(0) > 0}
+        assert copies == own
+
+
 # --- the meta-gradient ---------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,10 @@ class Algorithm:
         """The weights of one task after so many steps on its support."""
         return descend(lambda weights: self.risk(net, weights, support), meta, self.inner_learning_rate, steps)
 
+    def common(self, net: Functional) -> tuple[str, ...]:
+        """Names of the weights that no task changes: adapted tasks have them in common instead of a copy each."""
+        return ()
+
     def randoms(self, net: Functional) -> int:
         """How many standard normal numbers an episode of one task needs, in training and in adapting."""
         return 0

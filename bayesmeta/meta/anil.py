@@ -39,6 +39,11 @@ class ANIL(MAML):
         fast = self._descend(risk, begin, self.inner_learning_rate, steps, fixed, support)
         return {name: fast.get(name, value) for name, value in meta.items()}
 
+    def common(self, net: Functional) -> tuple[str, ...]:
+        """The weights that do not adapt."""
+        names = self._adapting(net)
+        return tuple(name for name in net.weights if name not in names)
+
     def _adapting(self, net: Functional) -> tuple[str, ...]:
         return net.named(self.head) if self.head else net.head()
 

@@ -36,6 +36,10 @@ class CAVIA(MAML):
         super().__post_init__()
         check_whole("size", self.size, 1)
 
+    def common(self, net: Functional) -> tuple[str, ...]:
+        """All weights of the network: a task has a context of its own alone."""
+        return tuple(net.weights)
+
     def forward(self, net: Functional, weights: Weights, x: Tensor) -> Tensor:
         """The network at x (n, d) with the context behind each row."""
         x = x.unsqueeze(-1) if x.dim() == 1 else x

@@ -56,6 +56,10 @@ class ProtoNet(Algorithm):
         """The network's weights as they are, and the prototypes of one task."""
         return meta | {PROTOTYPES: prototypes_of(features_of(net, meta, support.x), support, self.ways)}
 
+    def common(self, net: Functional) -> tuple[str, ...]:
+        """All weights of the network: a task has prototypes of its own alone."""
+        return tuple(net.weights)
+
     def forward(self, net: Functional, weights: Weights, x: Tensor) -> Tensor:
         """Minus the squared distances from the features of rows x (n, ...) to the prototypes (n, ways)."""
         features, centres = features_of(net, weights, x), weights[PROTOTYPES]
