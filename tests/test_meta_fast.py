@@ -261,3 +261,71 @@ def test_what_is_computed_again_is_right_under_vmap_for_arguments_of_all_kinds()
 def test_memory_or_time() -> None:
     with pytest.raises(OptionError, match="recompute and compile do not go together"):
         bm.meta.MAML(recompute=True, compile=True)
+
+
+# --- batch normalisation ------------------------------------------------------------------------------------
+
+
+def normalised(norm: torch.nn.Module) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(2, 4), norm, torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+
+
+def test_what_is_said_of_a_row_depends_on_the_others_by_rows_alone() -> None:
+    x, other = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    other[0] = x[0]
+    at_hand = Functional(normalised(torch.nn.BatchNorm1d(4, track_running_stats=False)))
+    as_they_are = Functional(normalised(torch.nn.BatchNorm1d(4)).eval())
+
+    assert (at_hand.by_rows, as_they_are.by_rows) == (True, False)
+    assert not torch.allclose(at_hand(at_hand.weights, x)[0], at_hand(at_hand.weights, other)[0])
+    torch.testing.assert_close(
+        as_they_are(as_they_are.weights, x)[0], as_they_are(as_they_are.weights, other)[0], rtol=1e-12, atol=0
+    )
+
+
+def test_running_statistics_stay_as_they_are() -> None:
+    net = normalised(torch.nn.BatchNorm1d(4))
+    net(torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    kept = {name: value.clone() for name, value in net.named_buffers()}
+    settings = bm.meta.MAML(loss="cross_entropy", shots=1, by_class=True, inner_steps=1, steps=3)
+    learner = bm.meta.fit(net.eval(), RAGGED, settings, progress=False)
+
+    assert all(torch.equal(value, kept[name]) for name, value in net.named_buffers())
+    assert learner.adapt(RAGGED).predict(RAGGED).probabilities.shape == (2, 12, 3)
+
+
+def test_padded_rows_are_not_normalised_by() -> None:
+    net = normalised(torch.nn.BatchNorm1d(4, track_running_stats=False))
+    settings = bm.meta.MAML(loss="cross_entropy", shots=1, by_class=True, inner_steps=1, steps=1)
+    with pytest.raises(DataError, match="tasks have 6 to 9 observations, and batch normalisation would count"):
+        bm.meta.fit(net, RAGGED, settings, progress=False)
+    learner = bm.meta.fit(net, RAGGED[:1], settings, progress=False)
+    with pytest.raises(DataError, match="tasks have 9 to 12 observations, and batch normalisation"):
+        learner.adapt(RAGGED)
+    nobody = bm.Tasks.without_observations(["new"], like=RAGGED)
+    assert learner.adapt(RAGGED[:1] + nobody).names == ("0", "new")
+
+
+def test_maml_plus_plus_normalises_each_step_in_its_own_way() -> None:
+    """The scale of step k is used after k inner steps, and does not adapt."""
+    algorithm = bm.meta.MAMLPlusPlus(
+        loss="cross_entropy", inner_steps=2, inner_learning_rate=0.3, norm_by_step=True, multi_step=0.0
+    )
+    net = Functional(normalised(torch.nn.LayerNorm(4)))
+    meta, found = algorithm.begin(net), drawn()
+    support = Rows(*(part[0] for part in found.support))
+    start = algorithm.adapted(net, meta, support, 2)
+    plain = bm.meta.MAML(loss="cross_entropy", inner_steps=2, inner_learning_rate=0.3)
+
+    assert meta["by step, 1.weight"].shape == (3, 4)
+    assert "rates of 1.weight" not in meta
+    assert torch.equal(start["1.weight"], net.weights["1.weight"])
+    assert not torch.equal(plain.adapted(net, net.weights, support, 2)["1.weight"], net.weights["1.weight"])
+    slopes = algorithm.value_and_grad(net, meta, found, torch.ones(2, dtype=torch.float64))[1]
+    assert (slopes["by step, 1.weight"].abs().amax(1) > 1e-6).all()
+    last = meta | {"by step, 1.weight": meta["by step, 1.weight"] + torch.tensor([0.0, 0.0, 1.0]).unsqueeze(1)}
+    after = algorithm.adapted(net, last, support, 2)
+    torch.testing.assert_close(after["0.weight"], start["0.weight"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(after["1.weight"], start["1.weight"] + 1, rtol=1e-12, atol=0)

@@ -16,7 +16,7 @@ from bayesmeta.density import Recorded, record_call
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.chunks import at_once, parts
-from bayesmeta.meta.episodes import Episodes, Rows
+from bayesmeta.meta.episodes import Episodes, Rows, check_rows
 from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional
@@ -54,6 +54,8 @@ class Climb:
         """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""
         stage = self._algorithm.at(part.step / self._algorithm.steps)
         leaves = (*part.episodes.support, *part.episodes.query, part.episodes.noise, part.weight)
+        for rows in (part.episodes.support, part.episodes.query):
+            check_rows(self._net, rows)
         value, grad, total = u.new_zeros(()), torch.zeros_like(u[0]), part.weight.sum()
         for some in self._parts(u[0], leaves):
             found = tuple(leaf[some] for leaf in leaves)

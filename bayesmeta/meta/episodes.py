@@ -9,9 +9,10 @@ from torch import Tensor
 
 from bayesmeta.errors import DataError
 from bayesmeta.meta.classes import check_classes, within_class
+from bayesmeta.meta.module import Functional
 from bayesmeta.tasks import Tasks
 
-__all__ = ["Episodes", "Rows", "episodes", "rows_of"]
+__all__ = ["Episodes", "Rows", "check_rows", "episodes", "rows_of"]
 
 
 class Rows(NamedTuple):
@@ -66,6 +67,20 @@ def episodes(
     noise = torch.randn(len(order), randoms, generator=generator, dtype=dtype)
     support, query = (Rows(*(part[:, cut] for part in shuffled)) for cut in (slice(count), slice(count, None)))
     return Episodes(support, query, noise)
+
+
+def check_rows(net: Functional, rows: Rows) -> None:
+    """Raise where a network that normalises by the rows it is given would meet rows that are not real.
+
+    Raises:
+        DataError: Tasks have different numbers of observations, and the network has batch normalisation.
+    """
+    if net.by_rows and bool((rows.mask.any(1) & ~rows.mask.all(1)).any()):
+        sizes = rows.mask.sum(1)
+        raise DataError(
+            f"tasks have {int(sizes.min())} to {int(sizes.max())} observations, and batch normalisation would count "
+            "the rows that short ones are padded with: take as many of each task, or GroupNorm or LayerNorm in its place"
+        )
 
 
 def _checked(tasks: Tasks, shots: int) -> int:
