@@ -79,7 +79,7 @@ def check_rows(net: Functional, rows: Rows) -> None:
         sizes = rows.mask.sum(1)
         raise DataError(
             f"tasks have {int(sizes.min())} to {int(sizes.max())} observations, and batch normalisation would count "
-            "the rows that short ones are padded with: take as many of each task, or GroupNorm or LayerNorm in its place"
+            "the rows that short ones are padded with: take as many of each task, or GroupNorm or LayerNorm instead"
         )
 
 
