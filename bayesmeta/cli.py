@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bayesmeta import presets, shelf, terminal
-from bayesmeta.errors import BayesmetaError
+from bayesmeta.errors import BayesmetaError, NotAvailableError
 
 __all__ = ["app", "main"]
 
@@ -25,6 +25,7 @@ Examples:
   bayesmeta fit radon --out runs/radon
   bayesmeta fit models/radon.py --inference inference/nuts.toml --out runs/radon
   bayesmeta fit mine.py --draws 500 --chains 2 --seed 7
+  bayesmeta fit sines --inference maml
 """
 
 _ADAPT = """Adapt a fit to new tasks, from a table and without a refit.
@@ -158,12 +159,32 @@ def fit(
     file = shelf.load_model(model)
     folder = out or Path("runs") / file.name
     runs.check_folder(folder)
+    if file.is_network:
+        _fit_network(file, config, folder, seed, quiet)
+        return
     posterior = bm.fit(file.hierarchy, file.tasks(), inference=config, seed=seed, progress=not quiet)
     runs.save_run(folder, file, posterior, config)
     if not quiet:
         terminal.show_fit(posterior, folder)
     if posterior.info.interrupted:
         raise typer.Exit(130)  # what was drawn until then is saved, and the warning of the back-end was shown
+
+
+def _fit_network(file: shelf.ModelFile, config: presets.Config, folder: Path, seed: int, quiet: bool) -> None:
+    """Learn the network of a model file and write the folder of the run."""
+    import bayesmeta as bm
+    from bayesmeta import network_runs
+    from bayesmeta.tasks import Tasks
+
+    net: Any = file.model
+    if presets.is_algorithm(config):
+        config = presets.with_options(config, file.settings)
+    tasks = file.data()
+    learner: Any = bm.fit(net, tasks, inference=config, seed=seed, progress=not quiet)
+    columns = tasks.columns if isinstance(tasks, Tasks) else None
+    network_runs.save_run(folder, file, learner, config, columns=columns, seed=seed)
+    if not quiet:
+        terminal.show_learner(learner, folder)
 
 
 @app.command(help=_ADAPT)
@@ -177,9 +198,15 @@ def adapt(
     quiet: _Quiet = False,
 ) -> None:
     """Adapt a run to the tasks of a CSV file and write its rows with predictions."""
-    from bayesmeta import runs
+    from bayesmeta import network_runs, runs
 
     runs.check_output(out, level)
+    if network_runs.is_network_run(run):
+        found = network_runs.adapt_table(network_runs.open_run(run), data, level=level, seed=seed)
+        found.frame.to_csv(out, index=False)
+        if not quiet:
+            terminal.show_networks(found, out)
+        return
     table = runs.adapt_table(runs.open_run(run), data, level=level, method=method, seed=seed)
     table.frame.to_csv(out, index=False)
     if not quiet:
@@ -195,8 +222,10 @@ def report(
     quiet: _Quiet = False,
 ) -> None:
     """Write the page of a run."""
-    from bayesmeta import runs
+    from bayesmeta import network_runs, runs
 
+    if network_runs.is_network_run(run):
+        raise NotAvailableError(f"run: {str(run)!r} is of a network; a report is of the posterior of a hierarchy")
     path = runs.open_run(run).report(out or run / "report.html", title=title, seed=seed, progress=not quiet)
     if not quiet:
         typer.echo(f"Written: {path}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,20 +24,23 @@ from bayesmeta.tasks import Columns, split_missing
 if TYPE_CHECKING:
     from bayesmeta.adapt import Adapted
     from bayesmeta.posterior import Posterior
-    from bayesmeta.predict import Predictive
 
 __all__ = [
     "NEW_COLUMNS",
+    "PREDICTED",
     "AdaptedTable",
     "adapt_table",
     "check_folder",
     "check_output",
+    "missing_files",
     "open_run",
+    "read_table",
+    "rows_predicted",
     "save_run",
 ]
 
-_PREDICTED = ("mean", "sd", "lower", "upper")
-NEW_COLUMNS = (*_PREDICTED, "k_hat")
+PREDICTED = ("mean", "sd", "lower", "upper")
+NEW_COLUMNS = (*PREDICTED, "k_hat")
 """What adapting adds to the columns of a table."""
 
 _FILES = ("posterior.nc", "summary.csv", "model.py", "run.toml")
@@ -120,15 +124,20 @@ def open_run(run: Path) -> Posterior:
         NotAvailableError: there is no such folder, or a file of it is missing.
         FileFormatError: a file of it does not fit.
     """
-    missing = [name for name in _FILES if not (run / name).is_file()]
+    missing_files(run, _FILES)
+    import bayesmeta as bm
+
+    return bm.load(run / "posterior.nc", shelf.load_model(run / "model.py").hierarchy)
+
+
+def missing_files(run: Path, wanted: Sequence[str]) -> None:
+    """Raise a NotAvailableError unless these files are in the folder of a run."""
+    missing = [name for name in wanted if not (run / name).is_file()]
     if missing:
         what = f"has no {', '.join(missing)}" if run.is_dir() else "is not a folder"
         raise NotAvailableError(
             f"run: {str(run)!r} {what}; wanted the folder of a run, as made by `bayesmeta fit MODEL --out {run}`"
         )
-    import bayesmeta as bm
-
-    return bm.load(run / "posterior.nc", shelf.load_model(run / "model.py").hierarchy)
 
 
 def adapt_table(
@@ -154,21 +163,25 @@ def adapt_table(
             "run: its tasks did not come from a data frame, so no columns are known; adapt in Python, with "
             "posterior.adapt(tasks)"
         )
-    frame = _read(path, columns)
+    frame = read_table(path, columns)
     support, query = split_missing(frame, columns)
     adapted = posterior.adapt(support, method=method, seed=seed)
     result = frame.assign(**dict.fromkeys(NEW_COLUMNS, np.nan))
     if query.n_observations:
         empty = frame[columns.y].isna()
-        predicted = _predictions(frame, columns, adapted.predict(query), level)
-        result.loc[empty, list(_PREDICTED)] = predicted.to_numpy()
+        predicted = rows_predicted(frame, columns, adapted.predict(query).frame(level=level))
+        result.loc[empty, list(PREDICTED)] = predicted.to_numpy()
     k_hat = dict(zip(adapted.names, adapted.k_hat.tolist(), strict=True))
     result["k_hat"] = frame[columns.task].map(k_hat)
     return AdaptedTable(result, adapted, support.sizes.tolist(), query.sizes.tolist())
 
 
-def _read(path: Path, columns: Columns) -> pd.DataFrame:
-    """The CSV file, task names as text, each row labelled by its line."""
+def read_table(path: Path, columns: Columns) -> pd.DataFrame:
+    """The CSV file, task names as text, each row labelled by its line.
+
+    Raises:
+        DataError: it cannot be read, or has a column that the result needs.
+    """
     numbers = (columns.y, *columns.inputs, *columns.context)
     try:
         frame = pd.read_csv(
@@ -186,9 +199,9 @@ def _read(path: Path, columns: Columns) -> pd.DataFrame:
     return frame
 
 
-def _predictions(frame: pd.DataFrame, columns: Columns, predictive: Predictive, level: float) -> pd.DataFrame:
-    """The predictions of the rows without a response, in the order of these rows."""
+def rows_predicted(frame: pd.DataFrame, columns: Columns, predicted: pd.DataFrame) -> pd.DataFrame:
+    """The predictions of the rows without a response, in the order of these rows, from a table by task and row."""
     empty = frame[frame[columns.y].isna()]
     place = empty.groupby(columns.task).cumcount()  # the row's place among those of its task that are predicted
     keys = pd.MultiIndex.from_arrays([empty[columns.task], place], names=["task", "row"])
-    return predictive.frame(level=level).set_index(["task", "row"]).reindex(keys)[list(_PREDICTED)]
+    return predicted.set_index(["task", "row"]).reindex(keys)[list(PREDICTED)]

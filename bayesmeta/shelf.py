@@ -54,6 +54,13 @@ class ModelFile:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_network(self) -> bool:
+        """Whether it has a network in place of a hierarchy."""
+        from bayesmeta.hierarchy import Hierarchy
+
+        return not isinstance(self.model, Hierarchy)
+
+    @property
     def hierarchy(self) -> Hierarchy:
         """Its hierarchy.
 
@@ -200,7 +207,8 @@ def is_network(path: Path) -> bool:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     targets += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
-    return any(isinstance(target, ast.Name) and target.id == "net" for target in targets)
+    names = {target.id for target in targets if isinstance(target, ast.Name)}
+    return "net" in names and "hierarchy" not in names
 
 
 def load_model(name_or_path: str | Path) -> ModelFile:

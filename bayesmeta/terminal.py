@@ -18,10 +18,21 @@ from bayesmeta.errors import BayesmetaWarning
 
 if TYPE_CHECKING:
     from bayesmeta.diagnose.sbc import Calibration
+    from bayesmeta.meta import Learner
+    from bayesmeta.network_runs import AdaptedNetworks
     from bayesmeta.posterior import Posterior
     from bayesmeta.runs import AdaptedTable
 
-__all__ = ["complain", "plain_warnings", "show_adapted", "show_calibration", "show_fit", "show_shelf"]
+__all__ = [
+    "complain",
+    "plain_warnings",
+    "show_adapted",
+    "show_calibration",
+    "show_fit",
+    "show_learner",
+    "show_networks",
+    "show_shelf",
+]
 
 SHOWN = ("mean", "sd", "q05", "q95", "ess_bulk", "r_hat")
 MAX_ROWS = 40  # of a table on the terminal; files have all
@@ -95,6 +106,28 @@ def show_adapted(result: AdaptedTable, out: Path) -> None:
     doubt = f"{suspect} with k-hat above {K_HAT}: unlike the population; fit again with them included"
     rest = _rest(len(adapted.names), "tasks")
     _print(table, rest, doubt if suspect else "", f"Written: {out}")
+
+
+def show_learner(learner: Learner, folder: Path) -> None:
+    """What was learnt, the loss at the begin and the end of training, and what it cost."""
+    curve = learner.curves["loss"]
+    few = max(1, len(curve) // 10)
+    table = Table("", "first tenth", "last tenth", "best")
+    table.add_row("loss", *(_number(value) for value in (curve[:few].mean(), curve[-few:].mean(), curve.min())))
+    watched = learner.curves.get("validation")
+    if watched is not None and len(watched):
+        table.add_row("validation", *(_number(value) for value in (watched[0], watched[-1], watched.min())))
+    noise = "" if learner.noise is None else f"error left on other tasks: {learner.noise:.3g}"
+    _print(table, repr(learner), noise, f"{learner.seconds:.1f} s", f"Written: {folder}")
+
+
+def show_networks(result: AdaptedNetworks, out: Path) -> None:
+    """A row for each task: rows adapted on and predicted."""
+    table = Table("task", "adapted on", "predicted")
+    names = result.adapted.names
+    for t, name in enumerate(names[:MAX_ROWS]):
+        table.add_row(escape(name), str(result.n_support[t]), str(result.n_query[t]))
+    _print(table, _rest(len(names), "tasks"), f"Written: {out}")
 
 
 def show_calibration(found: Calibration, out: Path | None) -> None:
