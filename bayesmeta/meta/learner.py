@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesmeta.errors import DataError, NotAvailableError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.chunks import in_chunks
-from bayesmeta.meta.episodes import Rows, rows_of
+from bayesmeta.meta.episodes import Rows, check_rows, rows_of
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.predicting import Outputs
 from bayesmeta.query import query_tasks
@@ -70,13 +70,15 @@ class Learner:
         if steps is None:
             steps = algorithm.inner_steps if algorithm.adapt_steps is None else algorithm.adapt_steps
         rows = rows_of(tasks, self.net.dtype)
+        check_rows(self.net, rows)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(tasks), algorithm.randoms(self.net), generator=generator, dtype=self.net.dtype)
+        common = algorithm.common(self.net)
 
         def one(support: Rows, noise: Tensor) -> tuple[Weights, Tensor]:
             members = algorithm.members(self.net, self.weights, support, steps, noise)
             risk = torch.func.vmap(lambda weights: algorithm.risk(self.net, weights, support))(members)
-            return members, risk.mean()
+            return {name: value for name, value in members.items() if name not in common}, risk.mean()
 
         members, risk = in_chunks(self.net, one, (rows, noise), ("adapt", steps), chunk=algorithm.chunk)
         bad = (~torch.isfinite(risk)).nonzero().squeeze(1)
@@ -86,7 +88,8 @@ class Learner:
                 f"adapting {name!r} ended at a loss of {float(risk[bad[0]]):g} ({len(bad)} of {len(tasks)} tasks): the "
                 "steps run away; take fewer, or look at the size of its inputs and responses"
             )
-        return Adapted(self, tasks, {name: value.detach() for name, value in members.items()})
+        shared = {name: self.weights[name] for name in common}
+        return Adapted(self, tasks, {name: value.detach() for name, value in members.items()}, shared)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the learner to one file without pickle, which `bayesmeta.meta.load` opens.
@@ -108,15 +111,24 @@ class Learner:
 class Adapted:
     """Networks of new tasks.
 
-    Attributes:
+    Args:
+        learner: Whose they are.
         tasks: What they were adapted on.
-        members: The weights of each by name, (T, M, ...): a task has M networks, one for most algorithms.
+        own: What differs between tasks, by name (T, M, ...): a task has M networks, one for most algorithms.
+        common: The weights that are the same in all tasks, by name.
     """
 
-    def __init__(self, learner: Learner, tasks: Tasks, members: Weights) -> None:
+    def __init__(self, learner: Learner, tasks: Tasks, own: Weights, common: Weights) -> None:
         self.learner = learner
         self.tasks = tasks
-        self.members = members
+        self._own = own
+        self._common = common
+
+    @property
+    def members(self) -> Weights:
+        """The weights of each task's networks by name, (T, M, ...): it has M of them, one for most algorithms."""
+        count = next(iter(self._own.values())).shape[:2]
+        return {name: value.expand(*count, *value.shape) for name, value in self._common.items()} | self._own
 
     @property
     def weights(self) -> Weights:
@@ -125,7 +137,7 @@ class Adapted:
         Raises:
             NotAvailableError: Tasks have several.
         """
-        count = next(iter(self.members.values())).shape[1]
+        count = next(iter(self._own.values())).shape[1]
         if count > 1:
             raise NotAvailableError(f"a task has {count} networks here: take the weights of all, `members` (T, M, ...)")
         return {name: value.squeeze(1) for name, value in self.members.items()}
@@ -147,13 +159,16 @@ class Adapted:
         query = query_tasks(self.tasks, x)
         pick = torch.tensor([self.tasks.index(name) for name in query.names])
         rows = rows_of(query, self.learner.net.dtype)
-        members = {name: value[pick] for name, value in self.members.items()}
+        check_rows(self.learner.net, rows)
+        own = {name: value[pick] for name, value in self._own.items()}
+        count = next(iter(own.values())).shape[1]
+        common = {name: value.expand(count, *value.shape) for name, value in self._common.items()}
         learner, algorithm = self.learner, self.learner.algorithm
 
-        def one(members: Weights, x: Tensor) -> tuple[Tensor, ...]:
-            return algorithm.outputs(learner.net, members, x)
+        def one(own: Weights, x: Tensor) -> tuple[Tensor, ...]:
+            return algorithm.outputs(learner.net, common | own, x)
 
-        found = in_chunks(learner.net, one, (members, rows.x), "predict", chunk=algorithm.chunk, out_dims=1)
+        found = in_chunks(learner.net, one, (own, rows.x), "predict", chunk=algorithm.chunk, out_dims=1)
         out, *sd = (part.detach() for part in found)
         return Outputs(query, out, rows.mask, algorithm.loss, sd[0] if sd else learner.noise)
 
