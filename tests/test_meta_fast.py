@@ -306,6 +306,7 @@ def test_padded_rows_are_not_normalised_by() -> None:
         learner.adapt(RAGGED)
     nobody = bm.Tasks.without_observations(["new"], like=RAGGED)
     assert learner.adapt(RAGGED[:1] + nobody).names == ("0", "new")
+    assert learner.chunk == 1
 
 
 def test_maml_plus_plus_normalises_each_step_in_its_own_way() -> None:

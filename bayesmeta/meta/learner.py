@@ -34,6 +34,7 @@ class Learner:
         noise: The error that adaptation leaves on the query of training tasks, which predictions have as their
             standard deviation: of one network a task, the root of the mean squared error, else see
             `bayesmeta.meta.residual`. None where the loss is not a squared one, or the algorithm knows it by input.
+        chunk: How many tasks of a training step went through one call at most, as the settings or memory had it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Learner:
         seconds: float,
         *,
         noise: float | None = None,
+        chunk: int | None = None,
     ) -> None:
         self.net = net
         self.algorithm = algorithm
@@ -54,6 +56,7 @@ class Learner:
         self.steps = steps
         self.seconds = seconds
         self.noise = noise
+        self.chunk = chunk
 
     def adapt(self, tasks: Tasks, *, steps: int | None = None, seed: int = 0) -> Adapted:
         """Weights of new tasks, by gradient steps on all of their observations.
