@@ -90,7 +90,7 @@ def fit(
     )
     meta = algorithm.begin(function)
     flat = Flat(meta)
-    climb, history = Guarded(Climb(algorithm, function, flat), algorithm), History()
+    climb, history = Climb(algorithm, function, flat), History()
     path = None if algorithm.checkpoint is None else Path(algorithm.checkpoint)
     run = {} if path is None else _run(algorithm, function, tasks, seed)
     with one_thread(), bar("meta-learning", algorithm.steps, progress) as step:
@@ -105,7 +105,8 @@ def fit(
 
         look = None if watched is None else lambda u: -_loss(algorithm, function, flat.named(u[0]), watched)
         moves = torch.ones_like(u[0])
-        trainer = Trainer(_plan(algorithm), climb, feed, moves, look, keep, steps_to(step), _words)
+        guarded = Guarded(climb, algorithm)
+        trainer = Trainer(_plan(algorithm), guarded, feed, moves, look, keep, steps_to(step), _words)
         state = trainer.run(state, history)
         keep(state, history)
         settled = trainer.settled(state)[0]
