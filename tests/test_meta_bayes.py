@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import bayesmeta as bm
 from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
+from bayesmeta.meta import ABML, BMAML, LLAMA, MAML, PLATIPUS, VAMPIRE
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.bayesian import LOG_NOISE, Bayesian
 from bayesmeta.meta.climb import Climb
@@ -27,8 +28,6 @@ from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.residual import residual_sd
 from bayesmeta.meta.stein import stein_direction
 
-ABML, BMAML, LLAMA = bm.meta.ABML, bm.meta.BMAML, bm.meta.LLAMA
-MAML, PLATIPUS, VAMPIRE = bm.meta.MAML, bm.meta.PLATIPUS, bm.meta.VAMPIRE
 STEPS: dict[str, Any] = {"inner_steps": 3, "inner_learning_rate": 0.05, "draws": 3}
 ALGORITHMS: dict[str, Bayesian] = {
     "LLAMA": LLAMA(**STEPS),

@@ -59,19 +59,22 @@ class Laplace:
         eigenvalues, vectors = torch.linalg.eigh(self.root @ self.root.T)
         r = (1 + eigenvalues.clamp(min=0)).sqrt()
         inside = (z @ self.root.T) @ vectors / (r * (r + 1))
-        return scale * (z - inside @ vectors.T @ self.root)
+        drawn: Tensor = scale * (z - inside @ vectors.T @ self.root)
+        return drawn
 
     def variance(self, slopes: Tensor) -> Tensor:
         """The variance (k,) of j·w for each row j of (k, p)."""
         scale = (-self.log_precision).exp()
         if self.diagonal:
             return scale * (slopes.square() / (1 + self.root)).sum(1)
-        known = torch.linalg.solve_triangular(self._factor(), self.root @ slopes.T, upper=False)
+        known: Tensor = torch.linalg.solve_triangular(self._factor(), self.root @ slopes.T, upper=False)
         return scale * (slopes.square().sum(1) - known.square().sum(0))
 
     def _factor(self) -> Tensor:
         """The Cholesky factor of I + A A' (k, k)."""
-        return torch.linalg.cholesky(torch.eye(len(self.root), dtype=self.root.dtype) + self.root @ self.root.T)
+        one = torch.eye(len(self.root), dtype=self.root.dtype)
+        factor: Tensor = torch.linalg.cholesky(one + self.root @ self.root.T)
+        return factor
 
 
 def root_of_curvature(out: Callable[[Tensor], Tensor], weights: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:

@@ -92,8 +92,9 @@ class LLAMA(Bayesian):
         if not shift:
             return net(plain, x)
         at = {name: plain[name].clone() for name in shift}  # an expanded tensor cannot carry a tangent
-        out, moved = torch.func.jvp(lambda some: net(plain | some, x), (at,), (shift,))
-        return out + moved
+        parts = torch.func.jvp(lambda some: net(plain | some, x), (at,), (shift,))
+        moved: Tensor = parts[0] + parts[1]
+        return moved
 
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """ŵ of one task: its weights after so many steps."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ class Outputs:
         levels = torch.as_tensor(q, dtype=torch.float64)
         if not bool(((levels > 0) & (levels < 1)).all()):
             raise OptionError(f"q must lie between 0 and 1, got {q!r}")
-        each = [self._filled(lambda mixture, level=float(level): mixture.quantile(level)) for level in levels.flatten()]
+        each = [self._filled(partial(Normals.quantile, level=level)) for level in levels.flatten().tolist()]
         values = torch.stack(each)
         return values.reshape(*levels.shape, *values.shape[1:])
 
