@@ -42,10 +42,11 @@ def _learnt(settings: dict[str, Any], ways: int, shots: int, seconds: float, see
     """The learner of that name in `bm.meta`, after as many steps as fit into the time by the speed of the first."""
     import bayesmeta as bm
 
-    name, options = settings["learner"], settings["options"]
+    name, options = settings["learner"], {**settings["options"]}
+    many = options.pop("20", {})
     images = bm.data.omniglot(split="background").with_rotations()
     kind, net = getattr(bm.meta, name), settings["net"]
-    algorithm = kind(loss="cross_entropy", by_class=True, shots=shots, **{**options, **options.pop(f"{ways}", {})})
+    algorithm = kind(loss="cross_entropy", by_class=True, shots=shots, **options | (many if ways == 20 else {}))
     stream = images.stream(ways, shots, TRAINED_ON[ways], batch=algorithm.batch_size)
     conv = bm.meta.Conv4(1, None if name in FEATURES else ways, seed=seed, **net)
     trial = bm.meta.fit(conv, stream, replace(algorithm, steps=TRIAL), seed=seed, progress=False)
