@@ -6,14 +6,14 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesmeta.arrays import digest
 from bayesmeta.compare.held import Held
-from bayesmeta.diagnose.classes import class_score, probabilities_of
+from bayesmeta.diagnose.classes import judged, probabilities_of
 from bayesmeta.diagnose.comparison import Cell, Scores
 from bayesmeta.diagnose.metrics import score
 from bayesmeta.diagnose.over_tasks import names_of
@@ -100,16 +100,9 @@ def scored(predicted: Any, query: Tasks, classes: int | None, level: float, seed
         p = _two_classes(predicted, classes)
     if p is not None:
         names = list(query.names) if isinstance(predicted, Tensor) else names_of(predicted, len(p))
-        return class_score(_Classes(names, p), query, seed=seed)
+        return judged(p, names, query, seed)
     found: Scores = score(predicted, query, level=level, seed=seed)
     return found
-
-
-class _Classes(NamedTuple):
-    """Probabilities of classes (T, m, classes) of tasks of these names."""
-
-    names: list[str]
-    probabilities: Tensor
 
 
 def _two_classes(predicted: Any, classes: int) -> Tensor:

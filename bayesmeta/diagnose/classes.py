@@ -16,6 +16,7 @@ forecasts expressed in terms of probability, Monthly Weather Review 78.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +31,7 @@ from bayesmeta.errors import DataError, NotAvailableError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ClassScore", "PredictsClasses", "class_score", "probabilities_of"]
+__all__ = ["ClassScore", "PredictsClasses", "class_score", "judged", "probabilities_of"]
 
 COLUMNS = ("accuracy", "nll", "brier")
 SHOWN = (*COLUMNS, "ece")
@@ -139,10 +140,15 @@ def class_score(predictive: PredictsClasses | Tensor, y: Any, *, seed: int = 0) 
         (0.231, 1.0)
     """
     p = probabilities_of(predictive)
-    if p is None or p.dim() != 3:
-        got = type(predictive).__name__ if p is None else f"shape {tuple(p.shape)}"
-        raise DataError(f"predictive: got {got}; wanted probabilities of classes (T, m, classes)")
-    names = names_of(predictive, len(p))
+    if p is None:
+        raise DataError(f"predictive: got {type(predictive).__name__}; wanted probabilities of classes")
+    return judged(p, names_of(predictive, len(p)), y, seed)
+
+
+def judged(p: Tensor, names: Sequence[str], y: Any, seed: int) -> ClassScore:
+    """The score of probabilities (T, m, classes) of tasks of these names. See `class_score`."""
+    if p.dim() != 3:
+        raise DataError(f"predictive: got shape {tuple(p.shape)}; wanted probabilities of classes (T, m, classes)")
     observed = observed_matrix(names, y, p[..., 0])
     there = ~torch.isnan(observed)
     _check(p[there], observed[there])

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bayesmeta.diagnose.classes import ClassScore, PredictsClasses, class_score, probabilities_of
+from bayesmeta.diagnose.classes import ClassScore, PredictsClasses, judged, probabilities_of
 from bayesmeta.diagnose.over_tasks import means_by_task, names_of, observed_matrix, ratio, ratio_difference
 from bayesmeta.diagnose.ranks import Ranks, Reliability, ranked
 from bayesmeta.errors import DataError, NotAvailableError, OptionError
@@ -165,8 +165,8 @@ def score(
         raise OptionError(f"level must lie between 0 and 1, got {level!r}")
     if draws < 20:
         raise OptionError(f"draws must be at least 20, got {draws}")
-    if probabilities_of(predictive) is not None:
-        return class_score(predictive, y, seed=seed)  # type: ignore[arg-type]
+    if (p := probabilities_of(predictive)) is not None:
+        return judged(p, names_of(predictive, len(p)), y, seed)
     return _score(predictive, y, level, draws, seed)  # type: ignore[arg-type]
 
 
