@@ -430,17 +430,17 @@ def test_without_observations_particles_stay() -> None:
 
 def test_many_steps_lead_to_the_exact_posterior_of_a_slope() -> None:
     """One weight, so that a mean field has room for it; a pair of draws one sd to either side is exact."""
-    algorithm = VAMPIRE(prior_sd=0.7, noise=0.4, inner_learning_rate=0.3, inner_steps=400, draws=1)
+    algorithm = VAMPIRE(prior_sd=0.7, noise=0.4, inner_learning_rate=0.8, inner_steps=170, draws=1)
     net = Functional(line(1))
     rows, meta = plane()._replace(x=plane().x[:, :1]), algorithm.begin(net)
     x, y = real(rows)
     precision = 1 / 0.49 + float(x.square().sum()) / 0.16
     mean = (float(net.weights["weight"]) / 0.49 + float(x[:, 0] @ y) / 0.16) / precision
-    found = algorithm.posterior(net, meta, rows, 400, torch.ones(2, dtype=torch.float64))
+    found = algorithm.posterior(net, meta, rows, 170, torch.ones(2, dtype=torch.float64))
 
     assert float(found["weight"]) == pytest.approx(mean, rel=1e-7)
     assert float(found[LOG_SD + "weight"]) == pytest.approx(-0.5 * math.log(precision), rel=1e-7)
-    members = algorithm.members(net, meta, rows, 400, torch.tensor([1.0, 2.0], dtype=torch.float64))
+    members = algorithm.members(net, meta, rows, 170, torch.tensor([1.0, 2.0], dtype=torch.float64))
     assert float(members["weight"]) == pytest.approx(mean + 2 * precision**-0.5, rel=1e-7)
     query = plane(5, seed=9)._replace(x=plane(5, seed=9).x[:, :1])
     x, y = real(query)
@@ -452,7 +452,7 @@ def test_many_steps_lead_to_the_exact_posterior_of_a_slope() -> None:
 
 def test_abml_goes_down_a_bound_of_the_evidence_and_reaches_it() -> None:
     """Without query and hyperprior, by SciPy; with few steps the bound is not tight."""
-    algorithm = ABML(prior_sd=0.7, noise=0.4, inner_learning_rate=0.3, inner_steps=400, draws=1, hyperprior=0.0)
+    algorithm = ABML(prior_sd=0.7, noise=0.4, inner_learning_rate=0.8, inner_steps=170, draws=1, hyperprior=0.0)
     net = Functional(line(1))
     rows, meta = plane()._replace(x=plane().x[:, :1]), algorithm.begin(net)
     x, y = real(rows)
@@ -550,7 +550,10 @@ def test_classes_are_learnt_with_probabilities(name: str) -> None:
     torch.testing.assert_close(outputs.probabilities.sum(-1), torch.ones(6, 12, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", sorted(EVERY))
+QUICK = ("BMAML", "VAMPIRE")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n not in QUICK)) for n in sorted(EVERY)])
 def test_a_recorded_step_is_the_same_step(name: str) -> None:
     algorithm, net = replace(EVERY[name], steps=400, inner_steps=1), Functional(network())
     meta = algorithm.begin(net)
