@@ -29,6 +29,7 @@ def compare(
     query: int | None = None,
     by_class: bool | None = None,
     level: float = 0.9,
+    draws: int = 1000,
     seed: int = 0,
     path: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -52,6 +53,7 @@ def compare(
         by_class: Whether shots and query are counted by class, as in N-way K-shot; by default so for image sets, and
             where a learner was trained so.
         level: Probability of the intervals whose coverage is looked at.
+        draws: Draws of φ that posteriors adapt with, at most.
         seed: Seeds everything random: other tasks than those of training, if learners were trained on another seed.
         path: A file to keep what was found in, after each learner and number of shots. Where it exists, and is of the
             same tasks, what it has is not made again, unless the learner of a name has changed.
@@ -76,24 +78,24 @@ def compare(
         >>> found.table["rmse"].round(0).unstack("learner").columns.tolist()
         ['optimal', 'pooled']
     """
-    counts = _checked(learners, shots, level)
+    counts = _checked(learners, shots, level, draws)
+    predictors = {name: predictor(name, learner, draws=draws, seed=seed) for name, learner in learners.items()}
     held = held_of(
         tasks, counts[-1], count=count, ways=ways, query=query, by_class=_by_class(learners, by_class), seed=seed
     )
     book = Book(
         {name: identity(learner) for name, learner in learners.items()},
         {k: held.at(k).fingerprint() for k in counts},
-        {"query": held.query.fingerprint(), "level": level, "seed": seed},
+        {"query": held.query.fingerprint(), "level": level, "draws": draws, "seed": seed},
         {name: train_seconds(learner) for name, learner in learners.items()},
         path,
     )
-    _fill(book, learners, held, progress, {"classes": _classes(learners, held), "level": level, "seed": seed})
+    _fill(book, predictors, held, progress, {"classes": _classes(learners, held), "level": level, "seed": seed})
     return book.comparison()
 
 
-def _fill(book: Book, learners: Mapping[str, Any], held: Held, progress: bool, settings: dict[str, Any]) -> None:
+def _fill(book: Book, predictors: Mapping[str, Any], held: Held, progress: bool, settings: dict[str, Any]) -> None:
     """Make what is missing, one learner after the other."""
-    predictors = {name: predictor(name, learner, settings["seed"]) for name, learner in learners.items()}
     missing = book.missing()
     try:
         with bar("comparing", len(missing), progress) as step:
@@ -124,12 +126,11 @@ def _check_found(book: Book) -> None:
         raise DataError(f"{kinds[True]!r} predicts classes and {kinds[False]!r} numbers: compare them apart")
 
 
-def _checked(learners: Mapping[str, Any], shots: Sequence[int], level: float) -> tuple[int, ...]:
+def _checked(learners: Mapping[str, Any], shots: Sequence[int], level: float, draws: int) -> tuple[int, ...]:
     """The numbers of shots in order, if all is as it should be."""
     if not isinstance(learners, Mapping) or not learners:
         raise OptionError(f"learners: got {type(learners).__name__}; wanted a learner by each name, and one at least")
-    for name, learner in learners.items():
-        predictor(name, learner, 0)
+    check_whole("draws", draws, 1)
     counts = tuple(sorted(set(shots)))
     if not counts:
         raise OptionError("shots is empty: wanted numbers of observations to adapt on, such as [1, 5, 10]")

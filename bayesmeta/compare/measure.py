@@ -29,14 +29,21 @@ RUNS, PATIENCE = 5, 2.0  # runs of one task, while they take no longer than so m
 Predictor = Callable[[Tasks, Tasks], Any]
 
 
-def predictor(name: str, learner: Any, seed: int) -> Predictor:
+def predictor(name: str, learner: Any, *, draws: int, seed: int) -> Predictor:
     """What predicts a query from a support.
+
+    Args:
+        name: What the learner is called.
+        learner: A posterior, a learner or a function.
+        draws: Draws of φ that a posterior adapts with, at most.
+        seed: Seeds what is random.
 
     Raises:
         OptionError: The learner cannot.
     """
     if isinstance(learner, Posterior):
-        return lambda support, query: learner.adapt(support, strangers="ignore", seed=seed).predict(query)
+        options: dict[str, Any] = {"draws": min(draws, len(learner.phi_coordinates)), "strangers": "ignore"}
+        return lambda support, query: learner.adapt(support, **options, seed=seed).predict(query)
     if isinstance(learner, Learner):
         return lambda support, query: learner.adapt(support, seed=seed).predict(query)
     if hasattr(learner, "adapt"):
