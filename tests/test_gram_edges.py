@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta.evidence import Exact, Gram
+from bayesmeta.evidence.gram import NARROW, WIDE
 from bayesmeta.sites import quiet_pyro
 from tests.evidences import gallery, value_and_gradient
 from tests.truth import Array
@@ -65,3 +70,58 @@ def test_multivariate_normals_are_read_off_and_agree_with_the_generic_road(model
         mine: tuple[Tensor, Tensor] = value_and_gradient(evidence, u)
         theirs: tuple[Tensor, Tensor] = value_and_gradient(generic, u)
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Three points that lie nearly on a line: the likelihood is highest where σ is small, and there rounding is large
+
+
+def nearly_a_line() -> bm.Tasks:
+    return bm.Tasks.from_arrays(np.array([[-3.5, 0.5, 4.5]]), np.array([[194.3322, 220.4579, 247.5153]]))
+
+
+def fractions(values: Tensor) -> Any:
+    """The same numbers, exactly."""
+    return np.array([Fraction(value) for value in values.reshape(-1).tolist()]).reshape(values.shape)
+
+
+def marginal(task: bm.Task, values: dict[str, Tensor]) -> float:
+    """log N(y; A m, A S S' A' + σ²) of a level and a slope by fractions, in which nothing is rounded."""
+    m, tau, corner, sigma = (fractions(values[name]) for name in ("mu", "tau", "L", "sigma"))
+    x = fractions(task.x).reshape(-1)
+    design, root = np.column_stack([x**0, x]), tau[:, None] * corner
+    rest = fractions(task.y) - design @ m
+    matrix = design @ root @ root.T @ design.T + sigma.item() ** 2 * np.diag([Fraction(1)] * task.n)
+    log_det, quadratic = 0.0, Fraction(0)
+    for k in range(task.n):  # by Gauss, the pivots being those of the Cholesky factor
+        pivot = matrix[k, k]
+        log_det += math.log(pivot.numerator) - math.log(pivot.denominator)
+        quadratic += rest[k] ** 2 / pivot
+        factor = matrix[k + 1 :, k] / pivot
+        matrix[k + 1 :] -= factor[:, None] * matrix[k]
+        rest[k + 1 :] -= factor * rest[k]
+    return -0.5 * (float(quadratic) + log_det + task.n * math.log(2 * math.pi))
+
+
+@pytest.mark.parametrize("road", ["narrow", "wide", "exact"])
+def test_where_rounding_takes_over_log_z_is_too_small_and_never_too_large(road: str) -> None:
+    """An enormous density that is not there would draw all weight and every chain to it."""
+    tasks = nearly_a_line()
+    program = bm.families.linear(tasks, correlated=True, origin="zero").program(tasks)
+    evidence = Exact(program, tasks) if road == "exact" else Gram.find(program, tasks)
+    assert evidence is not None
+    if isinstance(evidence, Gram):
+        evidence._algebra = WIDE if road == "wide" else NARROW
+    generator = torch.Generator().manual_seed(0)
+    low, high = torch.tensor([[210.0, 3.0, 0.0, 0.0, -4.0, -25.0], [220.0, 9.0, 15.0, 30.0, 4.0, 0.0]]).double()
+    near = 0
+    for share in torch.rand(80, 6, generator=generator, dtype=torch.float64):
+        with quiet_pyro():
+            phi = program.phi(low + (high - low) * share)
+            found = [float(evidence.per_task(phi, evidence.data)), float(evidence.total(phi, evidence.data))]
+        truth = marginal(tasks[0], phi.values)
+        assert not any(value > truth + 1e-5 * (1 + abs(truth)) for value in found)  # NaN where no factor is to be had
+        if float(phi.values["sigma"]) > 1e-3 and float(phi.values["tau"].max()) < 1e6:
+            near += 1
+            assert found == pytest.approx([truth, truth], rel=1e-6, abs=1e-6)
+    assert near > 5

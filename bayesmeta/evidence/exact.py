@@ -3,10 +3,11 @@
 Where log p(y_t, θ | φ) is quadratic in θ, one Newton step from any point lands on the mode, and the Laplace
 formula there is the integral itself:
 
-    log Z = f(0) + g'P⁻¹g / 2 + (p log 2π - log det P) / 2,      g = ∇f(0),  P = -∇²f(0)
+    log Z = f(θ̂) + (p log 2π - log det P) / 2,      θ̂ = P⁻¹g,  g = ∇f(0),  P = -∇²f(0)
 
-f is taken over standardised θ, where normal priors have precision one: over θ itself, f(0) and g'P⁻¹g would grow
-with 1/τ² for a small sd τ of θ and cancel, leaving rounding errors alone.
+f is taken over standardised θ, where normal priors have precision one: over θ itself, P would grow with 1/τ² for a
+small sd τ of θ. And f is evaluated at θ̂, though f(0) + g'P⁻¹g / 2 is the same: those two grow with 1/σ² for a small
+noise σ and cancel, and what rounding leaves of them can be an enormous density. At a θ̂ that is off it is too small.
 
 Whether it is quadratic is found out by evaluating it, never declared: the second-order expansion about one
 point must give the value at points near and far, on a few tasks closely and on every task once. The Hessian alone
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bayesmeta.errors import HierarchyError
-from bayesmeta.evidence.gaussian import Gaussian, log_integral
+from bayesmeta.evidence.gaussian import Gaussian, log_volume
 from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Task, Tasks
@@ -95,23 +96,36 @@ class Exact:
         return precision, b
 
     def _log_z(self, phi: Phi, data: Any) -> list[Tensor]:
-        parts = self._expanded(self.program.with_centring(False), phi, data)
-        return [log_integral(value, Gaussian.of(precision, b)) for value, b, precision in parts]
+        program = self.program.with_centring(False)
+        parts = zip(self._expanded(program, phi, data), data, self._observed, strict=True)
+        return [self._at_mode(program, phi, *part) for part in parts]
+
+    def _at_mode(
+        self, program: Program, phi: Phi, expanded: tuple[Tensor, Tensor, Tensor], rows: Row, observed: bool
+    ) -> Tensor:
+        """log Z of the tasks of a batch (T,)."""
+        _, b, precision = expanded
+        gaussian = Gaussian.of(precision, b)
+        peak = program.over_tasks(lambda row, v: _log_joint(program, phi, row, v, observed))
+        log_z: Tensor = peak(rows, torch.stack(gaussian.mean(), -1)) + log_volume(gaussian)
+        return log_z
 
     def _expanded(self, program: Program, phi: Phi, data: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The expansion of log p(y_t, θ | φ) at θ = 0, over the tasks of each batch."""
 
         def one(row: Row, observed: bool) -> tuple[Tensor, Tensor, Tensor]:
-            def log_joint(v: Tensor) -> Tensor:
-                log_prior, log_likelihood = program.terms(phi.returned, v, row)
-                return log_prior + log_likelihood if observed else log_prior
-
-            return expansion(log_joint, program.structure.theta.size)
+            return expansion(lambda v: _log_joint(program, phi, row, v, observed), program.structure.theta.size)
 
         return [
             program.over_tasks(lambda row, observed=observed: one(row, observed))(rows)
             for rows, observed in zip(data, self._observed, strict=True)
         ]
+
+
+def _log_joint(program: Program, phi: Phi, row: Row, v: Tensor, observed: bool) -> Tensor:
+    """log p(y, θ | φ) of a task, or log p(θ | φ) where nothing is observed."""
+    log_prior, log_likelihood = program.terms(phi.returned, v, row)
+    return log_prior + log_likelihood if observed else log_prior
 
 
 def expansion(f: Callable[[Tensor], Tensor], p: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,8 +164,9 @@ def log_z_of(program: Program, phi: Phi, task: Task) -> Tensor:
     def log_joint(v: Tensor) -> Tensor:
         return standardised.log_joint(phi.returned, v, row)
 
-    value, b, precision = _plain_expansion(log_joint, program.structure.theta.size)
-    return log_integral(value, Gaussian.of(precision, b))
+    _, b, precision = _plain_expansion(log_joint, program.structure.theta.size)
+    gaussian = Gaussian.of(precision, b)
+    return log_joint(torch.stack(gaussian.mean(), -1)) + log_volume(gaussian)
 
 
 def is_quadratic(program: Program, tasks: Tasks, seed: int = 0) -> bool:

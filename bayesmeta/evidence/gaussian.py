@@ -26,6 +26,7 @@ __all__ = [
     "inverse_lower",
     "is_definite",
     "log_integral",
+    "log_volume",
     "times_lower",
     "times_upper",
 ]
@@ -189,8 +190,12 @@ class Dense(Gaussian):
 
 def log_integral(log_peak: Tensor, gaussian: Gaussian) -> Tensor:
     """log of the integral over θ of exp(log_peak + b'θ - θ'Pθ/2), shape (...)."""
-    p = len(gaussian.white)
-    return log_peak + gaussian.half_quadratic() + 0.5 * (p * LOG_2PI - gaussian.log_det())
+    return log_peak + gaussian.half_quadratic() + log_volume(gaussian)
+
+
+def log_volume(gaussian: Gaussian) -> Tensor:
+    """log of the integral over θ of exp(-θ'Pθ/2), shape (...)."""
+    return 0.5 * (len(gaussian.white) * LOG_2PI - gaussian.log_det())
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

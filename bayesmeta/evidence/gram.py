@@ -7,8 +7,8 @@ elements β of φ that enter it,
 
 the likelihood depends on the data through D'D alone, D = [A_t, B_t, y_t - c_t], and the evidence is
 
-    log Z_t = h + b'P⁻¹b / 2 + (p log 2π - log det P) / 2 - n_t log(2πσ²) / 2 - r'r / 2σ²
-    r = y_t - c_t - B_t β - A_t m,     b = g + A_t'r / σ²,     P = Λ + A_t'A_t / σ²
+    log Z_t = h + g'δ̂ - δ̂'Λδ̂ / 2 + (p log 2π - log det P) / 2 - n_t log(2πσ²) / 2 - |r - A_t δ̂|² / 2σ²
+    r = y_t - c_t - B_t β - A_t m,     δ̂ = P⁻¹(g + A_t'r / σ²),     P = Λ + A_t'A_t / σ²
 
 with log p(m + δ | φ) = h + g'δ - δ'Λδ / 2. A, B and c are read off the user's function by automatic
 differentiation; that the mean is affine, the scale constant, and the result the same as the generic route's,
@@ -16,7 +16,9 @@ is checked by evaluating, on every row of every task (`Gram.odd`).
 
 θ is counted from the mean m of its prior, held constant where φ is differentiated. Counted from zero, h and
 b'P⁻¹b would be of the size m²/τ² and cancel, which for a small sd τ of θ leaves rounding errors alone: chains
-that passed there never came back.
+that passed there never came back. And log Z is taken at δ̂, though b'P⁻¹b / 2 - r'r / 2σ² with b = Pδ̂ is the same: for
+a small σ these are enormous and cancel, and what rounding leaves of them can be an enormous density that is not
+there. At a δ̂ that is off, log Z is too small.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, Matrix, Vector, dot, log_integral, times_lower, times_upper
+from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, Matrix, Vector, dot, log_volume, times_lower, times_upper
 from bayesmeta.evidence.gram_blocks import Blocks
 
 __all__ = ["Moved", "Prior", "conditional", "per_task", "prior_at", "total"]
@@ -60,7 +60,6 @@ def total(prior: Prior, w: Tensor, blocks: Blocks, shared: bool) -> Tensor:
     """Σ_t log Z_t, and its derivative in prior and w; see `Gram.total`."""
     moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
     log_z, mean, square = _integrated(prior.detached(), w.detach(), moved)
-    value = log_z.sum() if log_z.dim() else log_z * len(blocks.n)
     p, m = range(len(mean)), range(len(w))
     fitted = [dot([moved.aw[i][k] for i in p], mean) for k in m]
     energy = dot([moved.aa[i][j] for i in p for j in p], [square[i][j] for i in p for j in p])
@@ -71,26 +70,40 @@ def total(prior: Prior, w: Tensor, blocks: Blocks, shared: bool) -> Tensor:
     given_theta = count * prior.h + dot(prior.g, [add(element) for element in mean])
     given_theta = given_theta - 0.5 * dot([element for row in prior.precision for element in row], moments)
     given_data = prior.weight * (dot(list(w), [add(element) for element in fitted]) - 0.5 * add(energy))
-    expected = given_theta.sum() + given_data.sum()
-    return expected + (value - expected).detach() + _likelihood_constant(w, prior, moved, blocks, shared)
-
-
-def _likelihood_constant(w: Tensor, prior: Prior, moved: Moved, blocks: Blocks, shared: bool) -> Tensor:
-    """What does not involve θ: -n log(2πσ²)/2 - r'r/2σ², summed over tasks."""
-    n = blocks.n
-    if shared:
-        n = blocks.n_sum
-        moved = Moved.by(prior.centre, blocks.aa.sum(-1), blocks.aw.sum(-1), blocks.ww_sum)
-    residual = _quadratic_form(moved.ww, w)
-    return 0.5 * (n * (prior.weight.log() - LOG_2PI) - residual * prior.weight).sum()
+    n, residual = _without_theta(w, prior, moved, blocks, shared)
+    expected = (given_theta + given_data + _at_residual(prior.weight, n, residual)).sum()
+    left = (residual - add(_explained(w, moved, mean))).detach().clamp(min=0.0)
+    value = log_z.sum() if log_z.dim() else log_z * len(blocks.n)
+    value = value + _at_residual(prior.weight, n, left).sum()
+    return value.detach() + (expected - expected.detach())
 
 
 def per_task(prior: Prior, w: Tensor, blocks: Blocks) -> Tensor:
     """log Z_t in nats, (T,)."""
     moved = Moved.by(prior.centre, blocks.aa, blocks.aw, blocks.ww)
-    fit, _, _ = _integrated(prior, w, moved)
-    residual = _quadratic_form(moved.ww, w)
-    return fit + 0.5 * (blocks.n * (prior.weight.log() - LOG_2PI) - residual * prior.weight)
+    log_z, mean, _ = _integrated(prior, w, moved)
+    left = (_quadratic_form(moved.ww, w) - _explained(w, moved, mean)).clamp(min=0.0)
+    return log_z + _at_residual(prior.weight, blocks.n, left)
+
+
+def _without_theta(w: Tensor, prior: Prior, moved: Moved, blocks: Blocks, shared: bool) -> tuple[Tensor, Tensor]:
+    """How many observations and r'r, with θ at the centre: of each task (T,), or summed over them where they share."""
+    if not shared:
+        return blocks.n, _quadratic_form(moved.ww, w)
+    moved = Moved.by(prior.centre, blocks.aa.sum(-1), blocks.aw.sum(-1), blocks.ww_sum)
+    return blocks.n_sum, _quadratic_form(moved.ww, w)
+
+
+def _explained(w: Tensor, moved: Moved, mean: Vector) -> Tensor:
+    """How much smaller the sum of squared residuals is with θ at `mean` than at the centre (T,)."""
+    p = range(len(mean))
+    at_mean = [2 * dot(moved.aw[i], list(w)) - dot(moved.aa[i], mean) for i in p]
+    return dot(mean, at_mean)
+
+
+def _at_residual(weight: Tensor, n: Tensor, residual: Tensor) -> Tensor:
+    """-n log(2πσ²)/2 - r'r/2σ²."""
+    return 0.5 * (n * (weight.log() - LOG_2PI) - residual * weight)
 
 
 def conditional(prior: Prior, w: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
@@ -116,12 +129,13 @@ def _natural(prior: Prior, w: Tensor, moved: Moved) -> tuple[list[list[Tensor]],
 
 
 def _integrated(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Vector, Matrix]:
-    """log of the integral over θ, but for what does not involve θ; mean and second moments of θ - m."""
+    """log Z without the likelihood at the mean of θ - m; that mean, and second moments of θ - m."""
     if prior.root:
         return _standardised(prior, w, moved)
     gaussian = Gaussian.from_elements(*_natural(prior, w, moved))
     mean = gaussian.mean()
-    return log_integral(prior.h, gaussian), mean, _second_moment(mean, gaussian)
+    at_mean = prior.h + dot(mean, [g - 0.5 * dot(row, mean) for g, row in zip(prior.g, prior.precision, strict=True)])
+    return at_mean + log_volume(gaussian), mean, _second_moment(mean, gaussian)
 
 
 def _standardised(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Vector, Matrix]:
@@ -138,7 +152,8 @@ def _standardised(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Vector
     halves = [times_lower(root, [spread[i][k] for i in p]) for k in p]
     covariance = [times_lower(root, [halves[k][i] for k in p]) for i in p]
     square = [[covariance[i][j] + mean[i] * mean[j] for j in p] for i in p]
-    return log_integral(prior.h + log_det, gaussian), mean, square
+    at_mean = prior.h + log_det + dot(prior.g, mean) - 0.5 * dot(z, z)
+    return at_mean + log_volume(gaussian), mean, square
 
 
 def _second_moment(mean: list[Tensor], gaussian: Gaussian) -> list[list[Tensor]]:

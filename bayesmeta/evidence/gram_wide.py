@@ -77,14 +77,19 @@ def total(prior: Prior, w: Tensor, blocks: Blocks, shared: bool) -> Tensor:
     given_theta = prior.h + (prior.g * mean).sum(-1) - 0.5 * (prior.precision * square).sum((-2, -1))
     fitted = _times(moved.aw.mT, mean) @ w
     given_data = prior.weight * (fitted - 0.5 * (moved.aa * square).sum((-2, -1)))
-    expected = (given_theta + given_data).sum()
-    return expected + (log_z.sum() - expected).detach() + _likelihood_constant(prior, w, moved, blocks).sum()
+    residual = (moved.ww @ w) @ w
+    expected = (given_theta + given_data + _at_residual(prior.weight, blocks.n, residual)).sum()
+    left = (residual - _explained(w, moved, mean)).detach().clamp(min=0.0)
+    value = (log_z + _at_residual(prior.weight, blocks.n, left)).sum()
+    return value.detach() + (expected - expected.detach())
 
 
 def per_task(prior: Prior, w: Tensor, blocks: Blocks) -> Tensor:
     """log Z_t in nats, (T,)."""
     moved = Moved.by(prior.centre, blocks)
-    return _integrated(prior, w, moved)[0] + _likelihood_constant(prior, w, moved, blocks)
+    log_z, mean, _ = _integrated(prior, w, moved)
+    left = ((moved.ww @ w) @ w - _explained(w, moved, mean)).clamp(min=0.0)
+    return log_z + _at_residual(prior.weight, blocks.n, left)
 
 
 def conditional(prior: Prior, w: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
@@ -103,7 +108,7 @@ def prior_at(prior: Prior, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _integrated(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Tensor, Tensor]:
-    """log of the integral over θ (T,), but for what does not involve θ; mean and second moments of θ - m."""
+    """log Z without the likelihood at the mean of θ - m (T,); that mean, and second moments of θ - m."""
     root, p = prior.root, prior.root.shape[-1]
     curved = root.mT @ moved.aa @ root
     factor, failed = torch.linalg.cholesky_ex(torch.eye(p) + curved * prior.weight[..., None, None])
@@ -111,17 +116,22 @@ def _integrated(prior: Prior, w: Tensor, moved: Moved) -> tuple[Tensor, Tensor, 
     slope = _times(root.mT, prior.g + (moved.aw @ w) * prior.weight[..., None])
     white = torch.linalg.solve_triangular(factor, slope.unsqueeze(-1), upper=False)
     half = torch.linalg.solve_triangular(factor, root.mT.expand_as(factor), upper=False)
-    mean = (half.mT @ white).squeeze(-1)
+    z = torch.linalg.solve_triangular(factor.mT, white, upper=True).squeeze(-1)
+    mean = _times(root, z)
     square = half.mT @ half + mean.unsqueeze(-1) * mean.unsqueeze(-2)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    log_z = prior.h + 0.5 * white.square().sum((-2, -1)) + 0.5 * p * LOG_2PI - log_det
-    return log_z, mean, square
+    at_mean = prior.h + (prior.g * mean).sum(-1) - 0.5 * z.square().sum(-1)
+    return at_mean + 0.5 * p * LOG_2PI - log_det, mean, square
 
 
-def _likelihood_constant(prior: Prior, w: Tensor, moved: Moved, blocks: Blocks) -> Tensor:
-    """What does not involve θ: -n log(2πσ²)/2 - r'r/2σ² (T,)."""
-    residual = (moved.ww @ w) @ w
-    return 0.5 * (blocks.n * (prior.weight.log() - LOG_2PI) - residual * prior.weight)
+def _explained(w: Tensor, moved: Moved, mean: Tensor) -> Tensor:
+    """How much smaller the sum of squared residuals is with θ at `mean` than at the centre (T,)."""
+    return (mean * (2 * (moved.aw @ w) - _times(moved.aa, mean))).sum(-1)
+
+
+def _at_residual(weight: Tensor, n: Tensor, residual: Tensor) -> Tensor:
+    """-n log(2πσ²)/2 - r'r/2σ²."""
+    return 0.5 * (n * (weight.log() - LOG_2PI) - residual * weight)
 
 
 def _normal(program: Program, phi: Phi, row: Row) -> Prior:
