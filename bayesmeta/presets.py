@@ -109,7 +109,7 @@ def with_options(config: Config, options: Mapping[str, Any]) -> Config:
     Raises:
         OptionError: an option is unknown, or a value is of the wrong kind or out of range.
     """
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.init}
     return _build(type(config), fields | dict(options), type(config).__name__)
 
 

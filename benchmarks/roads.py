@@ -58,7 +58,8 @@ truth."""
 def _models() -> tuple[Problem, ...]:
     from bayesmeta import shelf
 
-    titles = {name: shelf.title(shelf.path_of("model", name)) for name in shelf.names("model")}
+    files = {name: shelf.path_of("model", name) for name in shelf.names("model")}
+    titles = {name: shelf.title(path) for name, path in files.items() if not shelf.is_network(path)}
     return tuple(Problem(name, title, f"{GALLERY}{name}", 0, partial(_named, name)) for name, title in titles.items())
 
 
@@ -71,7 +72,7 @@ def _named(name: str) -> Data:
 def _presets() -> tuple[Tool, ...]:
     from bayesmeta import shelf
 
-    names = [name for name in shelf.names("preset") if name not in SLOW]
+    names = [name for name in shelf.names("preset") if name not in SLOW and not _adapts(name)]
     reference = preset(
         REFERENCE, "reference", "nuts", (EMPTY,), draws=10_000, tune=2_000, target_accept=0.95, low_rank=True
     )
@@ -79,6 +80,13 @@ def _presets() -> tuple[Tool, ...]:
         preset(f"bayesmeta-{name}", name, name, (EMPTY, WARM) if name in COMPILED else (NO_CACHE,)) for name in names
     ]
     return (reference, *roads)
+
+
+def _adapts(name: str) -> bool:
+    """Whether it is a preset of an algorithm that adapts networks."""
+    from bayesmeta.presets import is_algorithm, read_preset
+
+    return is_algorithm(read_preset(name))
 
 
 def errors(moments: Moments, truth: Moments) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import bayesmeta as bm
-from bayesmeta.presets import BACK_ENDS, Config, back_end_of, read_preset, with_options
+from bayesmeta.presets import BACK_ENDS, Config, back_end_of, read_preset, takes_hierarchies, with_options
 from bayesmeta.shelf import names
 from tests.scenarios import CURVED, SCENARIOS, paired, quadrature
 from tests.standard import chains_of, compare, over_confident, shifted
@@ -47,6 +47,9 @@ ELSEWHERE = {
     "nuts-laplace": "tests/test_quadrature.py: its evidence is approximate, whatever samples it",
     "svi-map": "below: a point has no spread",
     "ensemble": "tests/test_ensemble.py: its members are no draws",
+    "maml": "tests/test_meta_hierarchy.py: a point has no spread",
+    "fomaml": "tests/test_meta_hierarchy.py: likewise",
+    "reptile": "tests/test_meta_hierarchy.py: likewise",
 }
 
 QUICK = {(road, name) for road in ("auto", "laplace", "pathfinder") for name in NAMES} | {
@@ -97,7 +100,8 @@ def cells(roads: Any, *, long: bool) -> list[Any]:
 
 
 def test_every_preset_and_every_back_end_has_its_place() -> None:
-    assert set(names("preset")) == {*CHAINS, *WEIGHTED, *ELSEWHERE}
+    of_hierarchies = [name for name in names("preset") if takes_hierarchies(read_preset(name))]
+    assert set(of_hierarchies) == {*CHAINS, *WEIGHTED, *ELSEWHERE}
     assert {back_end_of(read_preset(road)) for road in (*CHAINS, *WEIGHTED, "ensemble")} == set(BACK_ENDS)
     assert {name for _, name in QUICK} == set(NAMES)
 

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 import bayesmeta as bm
 from bayesmeta import density as density_module
+from bayesmeta import shelf
 from bayesmeta.density import Density, compiler_found, record
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning
 from bayesmeta.evidence import Collapsed, Exact, Joint, choose
@@ -32,7 +33,7 @@ from tests.evidences import GALLERY, HARD, differences, gallery, hierarchy_of, r
 from tests.scenarios import SCENARIOS
 from tests.test_hierarchy import branching, hyperprior, task, tasks
 
-NAMES = sorted(path.stem for path in Path(GALLERY).glob("*.py"))
+NAMES = sorted(path.stem for path in Path(GALLERY).glob("*.py") if not shelf.is_network(path))
 Potential = Callable[[dict[str, Tensor]], Tensor]
 
 

@@ -13,10 +13,14 @@ from torch import Tensor
 
 import bayesmeta as bm
 from bayesmeta import shelf
-from bayesmeta.errors import OptionError
-from bayesmeta.presets import BACK_ENDS, back_end_of, read_preset, with_options
+from bayesmeta.errors import BayesmetaError, OptionError
+from bayesmeta.meta import on_hierarchy
+from bayesmeta.presets import ALGORITHMS, BACK_ENDS, back_end_of, read_preset, takes_hierarchies, with_options
 
-MODELS, PRESETS = shelf.names("model"), shelf.names("preset")
+MODELS = [name for name in shelf.names("model") if not shelf.is_network(shelf.path_of("model", name))]
+NETWORKS = [name for name in shelf.names("model") if name not in MODELS]
+PRESETS = [name for name in shelf.names("preset") if takes_hierarchies(read_preset(name))]
+ADAPTING = [name for name in shelf.names("preset") if back_end_of(read_preset(name)) in ALGORITHMS]
 DRAWS = 20
 TASKS = 6
 TINY: dict[str, dict[str, Any]] = {
@@ -27,8 +31,10 @@ TINY: dict[str, dict[str, Any]] = {
     "svi": {"draws": DRAWS, "steps": 30, "patience": 10, "particles": 2},
     "hmc": {"draws": DRAWS // 4, "tune": 5, "chains": 4, "compile": False, "max_steps": 4},
     "ensemble": {"members": DRAWS, "steps": 10},
+    "maml": {"steps": 5},
+    "reptile": {"steps": 5},
 }
-POINTS = ("svi-map",)
+POINTS = ("svi-map", "maml", "fomaml", "reptile")
 """Presets whose φ is a point, the same in every draw."""
 
 REFUSED = {
@@ -38,6 +44,22 @@ REFUSED = {
 """What a road cannot do, and what it says then."""
 
 ALWAYS = {(m, p) for i, m in enumerate(MODELS) for j, p in enumerate(PRESETS) if (i + j) % len(MODELS) == 0}
+
+STEPS = {"steps": 2, "batch_size": 4}
+WRONG_KIND = {
+    ("sines", "cavia"): "mat1 and mat2 shapes cannot be multiplied",
+    ("sines", "protonet"): "classes",
+    ("sines", "protomaml"): "classes",
+    ("digits", "cavia"): "CAVIA puts the context behind inputs",
+    ("omniglot", "cavia"): "CAVIA puts the context behind inputs",
+}
+"""What a network or its data are not for, and what is said then."""
+QUICK = {("digits", "maml"), ("digits", "protonet"), ("digits", "protomaml"), *(("sines", name) for name in ADAPTING)}
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_hierarchy, "DRAWS", DRAWS)
 
 
 @cache
@@ -65,7 +87,10 @@ def finite(values: dict[str, Tensor]) -> bool:
 def test_the_part_that_is_always_run_leaves_nothing_out() -> None:
     assert {model for model, _ in ALWAYS} == set(MODELS)
     assert {preset for _, preset in ALWAYS} == set(PRESETS)
-    assert {back_end_of(read_preset(preset)) for preset in PRESETS} == set(BACK_ENDS) == set(TINY)
+    assert {back_end_of(read_preset(preset)) for preset in PRESETS} == {*BACK_ENDS, "maml", "reptile"} == set(TINY)
+    assert {*PRESETS, *ADAPTING} == set(shelf.names("preset"))
+    assert {name for name, _ in QUICK} == set(NETWORKS) - {"omniglot"}  # which is large
+    assert {name for _, name in QUICK} == set(ADAPTING)
 
 
 @pytest.mark.parametrize(("name", "preset"), REFUSED)
@@ -115,3 +140,40 @@ def test_every_model_runs_with_every_preset(name: str, preset: str) -> None:
     found = posterior.to_arviz(posterior_predictive=False)
     assert {"posterior", "log_likelihood", "observed_data", "constant_data"} <= set(found.groups())
     assert set(found.posterior.data_vars) == set(phi) | set(theta)
+
+
+@pytest.mark.filterwarnings("ignore:training was interrupted:bayesmeta.errors.BayesmetaWarning")
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        pytest.param(name, preset, marks=() if (name, preset) in QUICK else pytest.mark.long)
+        for name in NETWORKS
+        for preset in ADAPTING
+    ],
+)
+def test_every_network_runs_with_every_algorithm(name: str, preset: str) -> None:
+    file, config = shelf.load_model(shelf.path_of("model", name)), read_preset(preset)
+    config = with_options(config, STEPS | dict(file.settings))
+    net: Any = file.model
+    data = file.data()
+    if (name, preset) in WRONG_KIND:
+        with pytest.raises((BayesmetaError, RuntimeError), match=WRONG_KIND[name, preset]):
+            bm.fit(net, data, config, progress=False)
+        return
+    learner = bm.fit(net, data, config, progress=False)
+    few = (data.first(0) if isinstance(data, bm.Stream) else data)[:2]
+    predicted = learner.adapt(few).predict(few)
+
+    assert learner.steps == 2
+    assert len(learner.curves["loss"]) == 2
+    assert predicted.names == few.names
+    found = predicted.probabilities if name != "sines" else predicted.sd
+    assert found.shape[:2] == (2, int(few.sizes[0]))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("preset", [name for name in ADAPTING if name not in PRESETS])
+def test_what_needs_a_network_says_so_of_a_hierarchy(preset: str) -> None:
+    hierarchy, tasks = loaded("radon")
+    with pytest.raises(OptionError, match="makes no sense on a hierarchy: "):
+        bm.fit(hierarchy, tasks, preset, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
@@ -27,12 +28,14 @@ from torch.distributions import (
 )
 
 import bayesmeta as bm
+from bayesmeta import shelf
 
 GALLERY = Path(__file__).parent.parent / "models"
 NAMES = sorted(path.stem for path in GALLERY.glob("*.py"))
+HIERARCHIES = [name for name in NAMES if not shelf.is_network(GALLERY / f"{name}.py")]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=HIERARCHIES)
 def model(request: pytest.FixtureRequest) -> ModuleType:
     return load(request.param)
 
@@ -78,13 +81,16 @@ def log_density(trace: Trace) -> Tensor:
     return torch.as_tensor(trace.log_prob_sum())
 
 
-def test_a_model_has_a_story_a_formula_and_a_reference(model: ModuleType) -> None:
-    assert model.__doc__
-    title, *paragraphs = model.__doc__.strip().split("\n\n")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_has_a_story_a_formula_and_a_reference(name: str) -> None:
+    file = shelf.load_model(GALLERY / f"{name}.py")
+    text = ast.get_docstring(ast.parse(file.path.read_text(encoding="utf-8")))
+    assert text
+    title, *paragraphs = text.strip().split("\n\n")
     assert "\n" not in title
     assert any("~" in paragraph for paragraph in paragraphs)
     assert any("(19" in paragraph or "(20" in paragraph for paragraph in paragraphs)
-    assert isinstance(model.hierarchy, bm.Hierarchy)
+    assert isinstance(file.model, bm.Hierarchy if name in HIERARCHIES else torch.nn.Module)
 
 
 def test_simulated_observations_have_the_shape_of_the_real_ones(model: ModuleType) -> None:
@@ -225,7 +231,7 @@ FORMULAS: dict[str, Callable[[Trace, bm.Task], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HIERARCHIES)
 def test_the_density_is_that_of_the_formula(name: str) -> None:
     model = load(name)
     for task in model.load()[[0, 1, -1]]:
@@ -246,9 +252,22 @@ def test_what_each_model_loads() -> None:
         "sleepstudy": (18, 180, "308"),
         "theoph": (12, 132, "1"),
     }
-    for name in NAMES:
+    for name in HIERARCHIES:
         tasks = load(name).load()
         assert (len(tasks), tasks.n_observations, tasks.names[0]) == expected[name]
+
+
+def test_what_each_network_loads_goes_through_it() -> None:
+    expected: dict[str, Any] = {"sines": (2000, 40_000, "wave 0"), "digits": (25, 25 * 75, "stream 2968811710-0")}
+    for name, numbers in expected.items():
+        file = shelf.load_model(GALLERY / f"{name}.py")
+        data, net = file.data(), file.model
+        tasks = data.first() if isinstance(data, bm.Stream) else data
+        assert isinstance(net, torch.nn.Module)
+        assert (len(tasks), tasks.n_observations, tasks.names[0]) == numbers
+        first = tasks[0].x if name == "digits" else tasks[0].x.unsqueeze(-1)
+        assert net(first.to(next(net.parameters()).dtype)).shape == (tasks[0].n, 5 if name == "digits" else 1)
+        assert set(file.settings) == (set() if name == "sines" else {"loss", "by_class"})
 
 
 def test_the_rest_of_the_baseball_season_is_the_truth() -> None:

@@ -36,15 +36,16 @@ def test_a_preset_explains_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", shelf.names("preset"))
 def test_a_preset_writes_every_option_out(name: str) -> None:
-    """But those that are None by default, for which TOML has no value."""
+    """But those that are None by default, for which TOML has no value, and empty lists."""
     content = tomllib.loads(shelf.path_of("preset", name).read_text())
     config = presets.read_preset(name)
-    options = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is not None}
+    given = [field.name for field in dataclasses.fields(config) if field.init]
+    options = {name for name in given if getattr(config, name) not in (None, ())}
 
     assert set(content["options"]) == options
 
 
-@pytest.mark.parametrize("name", [name for name in presets.BACK_ENDS if name in shelf.names("preset")])
+@pytest.mark.parametrize("name", sorted({*presets.BACK_ENDS, *presets.ALGORITHMS} & {*shelf.names("preset")}))
 def test_the_preset_named_like_its_back_end_holds_the_defaults(name: str) -> None:
     config = presets.read_preset(name)
 

@@ -106,7 +106,7 @@ def test_tasks_without_observations_have_none() -> None:
 # --- other hierarchies --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", shelf.names("model"))
+@pytest.mark.parametrize("name", [n for n in shelf.names("model") if not shelf.is_network(shelf.path_of("model", n))])
 def test_the_models_of_the_gallery_draw_observations(name: str) -> None:
     model = shelf.load_model(shelf.path_of("model", name))
     tasks = model.tasks()

@@ -104,7 +104,7 @@ def shelf_of_models(folder: Path) -> str:
     rows = [f"| [`{path.stem}`]({path.name}) | {title_of(path)} |" for path in sorted(folder.glob("*.py"))]
     rows = [row.replace(".py)", ".md)") for row in rows]
     head = (
-        "# Gallery\n\nWorked models on real data, one file each: its story, its formula, the two functions, the data. "
+        "# Gallery\n\nWorked models, one file each: story, formula, the two functions (or a network), data. "
         "`bayesmeta fit NAME` fits one, `bayesmeta models copy NAME` puts its file where you are, to change it.\n\n"
         "| model | |\n| --- | --- |\n"
     )
@@ -116,10 +116,11 @@ def model_page(path: Path) -> str:
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     title, _, story = (ast.get_docstring(tree) or path.stem).partition("\n")
+    how = " --inference maml" if "hierarchy =" not in source else ""
     body = source.splitlines()[tree.body[0].end_lineno or 0 :]
     code = "\n".join(body).strip()
     return (
-        f"# {path.stem}\n\n**{title}**\n{story}\n\n```bash\nbayesmeta fit {path.stem}\n```\n\n"
+        f"# {path.stem}\n\n**{title}**\n{story}\n\n```bash\nbayesmeta fit {path.stem}{how}\n```\n\n"
         f"## The file\n\n`models/{path.name}`, below its docstring:\n\n```python\n{code}\n```\n"
     )
 
