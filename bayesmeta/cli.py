@@ -64,6 +64,19 @@ Examples:
   bayesmeta check mine.py --inference nuts --replications 1000 --out mine-nuts.npz
 """
 
+_COMPARE = """Compare runs on new tasks: accuracy, calibration, time to train and to adapt, by number of shots.
+
+New tasks come from a table (CSV) with the columns that the runs were fitted on, rows with the response filled in;
+or from the function held_out() of the first run's model file. Every run adapts to the first observations of each
+task and predicts the same others. With --out what is found is kept, and an interrupted comparison goes on.
+
+Examples:
+
+\b
+  bayesmeta compare runs/linear runs/robust --data new.csv --shots 1,3,5
+  bayesmeta compare runs/maml runs/reptile --shots 5,10 --out sines.npz
+"""
+
 _MODELS = """List the gallery of models, or copy one of them to change it.
 
 Examples:
@@ -264,6 +277,33 @@ def check(
         raise typer.Exit(130)  # the warning of bm.sbc was shown
     if found.verdict.level == "failed":
         raise typer.Exit(1)
+
+
+@app.command(help=_COMPARE)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, as `bayesmeta fit` makes them.")],
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="The table of new tasks, a CSV file.")] = None,
+    shots: Annotated[str, typer.Option(help="Observations to adapt on, with commas between.")] = "1,5,10",
+    count: Annotated[int, typer.Option("--count", "-n", help="Tasks to draw, where there is no table.")] = 200,
+    ways: Annotated[int, typer.Option(help="Classes of a task of an image set.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to keep it in (.npz), table and picture beside it.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Probability of the intervals whose coverage is looked at.")] = 0.9,
+    seed: _Seed = 0,
+    quiet: _Quiet = False,
+) -> None:
+    """Compare the learners of runs."""
+    from bayesmeta.compare_runs import check_file, compare_runs, numbers_of, written
+
+    check_file(out)
+    options: dict[str, Any] = {"shots": numbers_of(shots), "count": count, "ways": ways, "level": level, "seed": seed}
+    found = compare_runs(runs, data, **options, path=out, progress=not quiet)
+    files = [] if out is None else [out, *written(found, out)]
+    if not quiet:
+        terminal.show_comparison(found, files)
+    if found.interrupted:
+        raise typer.Exit(130)  # the warning of bm.compare was shown
 
 
 @_models.callback()

@@ -45,6 +45,8 @@ class ModelFile:
         model: its `hierarchy`, or its `net`: a network that the algorithms of `bayesmeta.meta` learn to adapt.
         load: its `load()`, which gives the tasks that it is fitted on.
         settings: what its data ask of such an algorithm, as `loss="cross_entropy"`, in place of the preset's.
+        held_out: its `held_out()`, if it has one: tasks, an environment or an image set that nothing is fitted on, to
+            compare learners on.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ModelFile:
     model: Hierarchy | nn.Module
     load: Callable[[], Tasks | Stream]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    held_out: Callable[[], Any] | None = None
 
     @property
     def is_network(self) -> bool:
@@ -236,7 +239,10 @@ def load_model(name_or_path: str | Path) -> ModelFile:
         )
     if not isinstance(settings, Mapping):
         raise FileFormatError(f"{path}: {_missing('settings', settings)}; wanted a dict of settings by name")
-    return ModelFile(path.stem, path, model, load, settings)
+    held_out = getattr(module, "held_out", None)
+    if held_out is not None and not callable(held_out):
+        raise FileFormatError(f"{path}: {_missing('held_out', held_out)}; wanted a function without arguments")
+    return ModelFile(path.stem, path, model, load, settings, held_out)
 
 
 def _model(path: Path, module: ModuleType) -> Hierarchy | nn.Module:

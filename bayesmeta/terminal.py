@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +18,7 @@ from bayesmeta import shelf
 from bayesmeta.errors import BayesmetaWarning
 
 if TYPE_CHECKING:
+    from bayesmeta.diagnose.comparison import Comparison
     from bayesmeta.diagnose.sbc import Calibration
     from bayesmeta.meta import Learner
     from bayesmeta.network_runs import AdaptedNetworks
@@ -28,6 +30,7 @@ __all__ = [
     "plain_warnings",
     "show_adapted",
     "show_calibration",
+    "show_comparison",
     "show_fit",
     "show_learner",
     "show_networks",
@@ -128,6 +131,19 @@ def show_networks(result: AdaptedNetworks, out: Path) -> None:
     for t, name in enumerate(names[:MAX_ROWS]):
         table.add_row(escape(name), str(result.n_support[t]), str(result.n_query[t]))
     _print(table, _rest(len(names), "tasks"), f"Written: {out}")
+
+
+def show_comparison(found: Comparison, files: list[Path]) -> None:
+    """A row for each number of shots and learner; the file has more columns."""
+    frame = found.shown()
+    frame = frame[[column for column in frame.columns if column not in ("nll_joint", "crps", "width", "brier")]]
+    table = Table("shots", box=None)
+    table.add_column("learner", no_wrap=True)
+    for column in frame.columns:
+        table.add_column(escape(str(column)), overflow="fold")
+    for (shots, name), *values in frame.itertuples():
+        table.add_row(str(shots), escape(name), *map(escape, values))
+    _print(table, *found.remarks(), f"Written: {', '.join(map(str, files))}" if files else "")
 
 
 def show_calibration(found: Calibration, out: Path | None) -> None:

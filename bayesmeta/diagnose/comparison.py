@@ -167,8 +167,8 @@ class Comparison:
         row["adapt_ms"] = math.nan if cell is None else cell.adapt_ms
         return row
 
-    def _shown(self) -> pd.DataFrame:
-        """The table in words: value ± standard error, the calibration error with its floor."""
+    def shown(self) -> pd.DataFrame:
+        """The table in words: values ± standard errors, calibration errors with their floors, times with units."""
         table = self.table
         shown = pd.DataFrame(index=table.index)
         for metric in self.metrics:
@@ -211,10 +211,10 @@ class Comparison:
         return said
 
     def __repr__(self) -> str:
-        return "\n".join([self._title(), self._shown().to_string(), *self.remarks()])
+        return "\n".join([self._title(), self.shown().to_string(), *self.remarks()])
 
     def _repr_html_(self) -> str:
-        shown, best = self._shown(), self._best()
+        shown, best = self.shown(), self._best()
         for column, rows in best.items():
             for row in rows if column in shown else ():
                 shown.loc[row, column] = f"<b>{shown.at[row, column]!s}</b>"
