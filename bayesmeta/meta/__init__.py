@@ -8,6 +8,7 @@ from bayesmeta.meta.anil import ANIL, BOIL
 from bayesmeta.meta.baselines import FromScratch, Pooled, Pretrained, labelled
 from bayesmeta.meta.bmaml import BMAML
 from bayesmeta.meta.cavia import CAVIA
+from bayesmeta.meta.class_head import ClassHead
 from bayesmeta.meta.conv import Conv4
 from bayesmeta.meta.early_stopping import implicit_prior
 from bayesmeta.meta.files import load
@@ -38,6 +39,7 @@ __all__ = [
     "VAMPIRE",
     "Adapted",
     "Algorithm",
+    "ClassHead",
     "Conv4",
     "FromScratch",
     "Learner",

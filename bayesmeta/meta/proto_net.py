@@ -22,7 +22,7 @@ from bayesmeta.meta.losses import Loss
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.tasks import Tasks
 
-__all__ = ["ProtoNet", "by_classes", "features_of", "prototypes_of", "ways_in"]
+__all__ = ["ProtoNet", "by_classes", "features_of", "membership", "prototypes_of", "ways_in"]
 
 PROTOTYPES = "prototypes"
 
@@ -98,8 +98,13 @@ def features_of(net: Functional, weights: Weights, x: Tensor) -> Tensor:
 
 def prototypes_of(features: Tensor, rows: Rows, ways: int | None) -> Tensor:
     """The mean of the features (n, d) over the real rows of each class (ways, d)."""
+    share = membership(rows, ways, features.dtype)
+    return share.T @ features / share.sum(0).clamp(min=1).unsqueeze(-1)
+
+
+def membership(rows: Rows, ways: int | None, dtype: torch.dtype) -> Tensor:
+    """Which class each row is of, as a row of zeros with a single one (n, ways); all zeros where it is not real."""
     if ways is None:
         raise BayesmetaError("how many classes a task has is not known yet: call for_tasks(tasks) first, or give ways")
     member = (rows.y.unsqueeze(-1) == torch.arange(ways)) & rows.mask.unsqueeze(-1)
-    share = member.to(features.dtype)
-    return share.T @ features / share.sum(0).clamp(min=1).unsqueeze(-1)
+    return member.to(dtype)
