@@ -21,6 +21,7 @@ def main() -> None:
     from benchmarks.workers.meta_gradient import RATE, case, measured, network
 
     torch.set_num_threads(1)
+    torch.func.vmap(torch.func.grad(torch.square))(torch.ones(2))  # torch loads some of itself when first asked
     clock.mark("import")
     imports, found = peak_mb(), case(load(args.data))
     way = json.loads(args.set)["way"]
