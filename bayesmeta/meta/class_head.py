@@ -9,11 +9,12 @@ With features z = f(x) in D dimensions, K_c of them of class c in the support,
     μ̂_c = k_c z̄_c + (1 - k_c) m̂                      its mean is drawn to the middle of the task's classes
     v_c = k_c w / K_c + (1 - k_c)² v_m               and is not known: by how much
 
-m̂ and v_m are the mean and the variance of m given the support. Classes compare by the density of z, so that a probability
-says how far apart classes are *and* how well they are known: from one picture of each a class is believed less than from
-five, and the same learner is calibrated for both. A prototypical network has one temperature instead. The tails of
-Student's t, ν degrees of freedom, allow for pictures that are unlike all of their class: what is left of each new picture
-has a scale of its own. b, w and ν are learnt together with the network, by the probabilities of the query.
+m̂ and v_m are the mean and the variance of m given the support. Classes compare by the density of z, so that a
+probability says how far apart classes are *and* how well they are known: from one picture of each a class is believed
+less than from five, and the same learner is calibrated for both. A prototypical network has one temperature instead.
+The tails of Student's t, ν degrees of freedom, allow for pictures that are unlike all of their class: what is left of
+each new picture has a scale of its own. b, w and ν are learnt together with the network, by the probabilities of the
+query.
 
 The two variances are those of probabilistic linear discriminant analysis (Ioffe 2006, Probabilistic linear discriminant
 analysis, ECCV), here of learnt features; the network is free to make them the same in all directions.
