@@ -35,7 +35,7 @@ from bayesmeta.sites import quiet_pyro
 __all__ = ["Climb", "Objective"]
 
 MOST_RECORDED = 12
-RECORDED_FROM = 400  # steps
+RECORDED_FROM = 200  # steps; a recording takes as long as a hundred of them
 THETA = "theta"
 
 
