@@ -100,6 +100,15 @@ def test_training_takes_its_shots_from_each_class() -> None:
     assert {int(shape[0]) for shape in seen} == {3, 9}
 
 
+def test_rows_are_those_of_the_tasks_in_their_order() -> None:
+    for tasks in (RAGGED, RAGGED[[1, 0]], images()):
+        rows = rows_of(tasks, torch.float32)
+        assert rows.mask.sum(1).tolist() == tasks.sizes.tolist()
+        for t, task in enumerate(tasks):
+            assert torch.equal(rows.x[t][rows.mask[t]], task.x.float())
+            assert torch.equal(rows.y[t][rows.mask[t]], task.y.float())
+
+
 # --- a few tasks at a time ----------------------------------------------------------------------------------
 
 

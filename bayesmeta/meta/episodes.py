@@ -33,9 +33,12 @@ class Episodes(NamedTuple):
 
 def rows_of(tasks: Tasks, dtype: torch.dtype) -> Rows:
     """All observations of tasks, inputs and real responses as `dtype`."""
+    count = int(tasks.sizes.max()) if len(tasks) else 0
+    if count and bool((tasks.sizes == count).all()):  # many images: nothing is copied but to another type
+        x, y = (part.reshape(len(tasks), count, *part.shape[1:]).to(dtype) for part in (tasks.x, tasks.y))
+        return Rows(x, y, torch.ones(len(tasks), count, dtype=torch.bool))
     (batch,) = tasks.padded(max_buckets=1)
-    order = torch.argsort(batch.index)
-    return Rows(batch.x[order].to(dtype), batch.y[order].to(dtype), batch.mask[order])
+    return Rows(batch.x.to(dtype), batch.y.to(dtype), batch.mask)
 
 
 def episodes(
