@@ -237,6 +237,7 @@ def test_four_blocks_halve_the_image(channels: int, size: int, halve: str, featu
     assert net(torch.zeros(2, channels, size, size)).shape == (2, features)
     convolutions = 9 * 64 * channels + 3 * 9 * 64 * 64 + 4 * 64
     assert sum(weight.numel() for weight in net.parameters()) == convolutions + 4 * 2 * 64
+    assert Conv4(channels, size=size, blocks=1, halve=halve).features == 64 * ((size + (halve == "stride")) // 2) ** 2  # type: ignore[arg-type]
     assert Conv4(channels, 7, size=size, filters=8)(torch.zeros(2, channels, size, size)).shape == (2, 7)
 
 
@@ -281,3 +282,30 @@ def test_tasks_go_through_it_together_as_one_by_one(norm: str) -> None:
 def test_settings_that_cannot_be_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Conv4(**options)  # type: ignore[arg-type]
+
+
+# --- the digits ----------------------------------------------------------------------------------------------
+
+
+def nearest_pixels(support: bm.Tasks, query: bm.Tasks) -> Tensor:
+    """The share of each task's images whose class has the nearest mean image (T,)."""
+    shares = []
+    for one, other in zip(support, query, strict=True):
+        means = torch.stack([one.x[one.y == k].mean(0) for k in range(5)])
+        nearest = (other.x.unsqueeze(1) - means).square().flatten(2).sum(-1).argmin(1)
+        shares.append((nearest == other.y).double().mean())
+    return torch.stack(shares)
+
+
+def test_five_digits_that_were_never_seen_are_told_apart_better_than_by_their_pixels() -> None:
+    train, test = bm.data.digits().split(5, seed=3)
+    net = Conv4(size=8, filters=32, blocks=2, norm="group")
+    settings = ProtoNet(steps=60, learning_rate=3e-3)
+    learner = bm.meta.fit(net, train.with_rotations().stream(20, 1, 3, batch=2), settings, progress=False)
+    support, query = test.tasks(200, ways=5, shots=1, query=10, seed=1)
+    right = learner.adapt(support).predict(query).probabilities.argmax(-1) == query.y.reshape(200, 50)
+    share = right.double().mean(1)
+    gain = share - nearest_pixels(support, query)
+
+    assert float(share.mean()) > 0.6
+    assert float(gain.mean()) > 3 * float(gain.std()) / math.sqrt(len(gain))

@@ -18,14 +18,13 @@ from bayesmeta.infer.options import check_whole
 
 __all__ = ["Conv4"]
 
-BLOCKS = 4
 NORMS = ("batch", "group", "none")
 HALVINGS = ("pool", "stride")
 GROUP = 8  # channels of a group
 
 
 class Conv4(nn.Sequential):
-    """Four blocks of convolution, normalisation and ReLU; then a linear layer, where classes are to come out.
+    """Four blocks of convolution, normalisation, ReLU and halving; then a linear layer, where classes are to come out.
 
     Images come in as (n, channels, side, side). Without `ways` features come out, (n, `features`), as `ProtoNet` and
     `ProtoMAML` want them; with `ways` a number for each class, (n, ways), as the others do. An image that is too small
@@ -36,6 +35,8 @@ class Conv4(nn.Sequential):
         ways: Number of classes, or None for features.
         size: Side of the images in pixels.
         filters: Channels of each block.
+        blocks: How many blocks. Of a small image four leave a single pixel, and fewer do better: two leave 2 x 2 of
+            8 x 8 pixels.
         norm: ``"batch"`` normalises each channel over the images that come in together, be they support or query
             (transductive, as in the papers: what is said of an image then depends on the others beside it);
             ``"group"`` each image on its own, over groups of 8 channels; ``"none"`` not at all.
@@ -44,7 +45,7 @@ class Conv4(nn.Sequential):
         seed: Seeds the initial weights; random numbers elsewhere are left alone.
 
     Attributes:
-        features: How many numbers of an image reach the end of the four blocks.
+        features: How many numbers of an image reach the end of the blocks.
 
     Raises:
         OptionError: A setting is unknown or out of range.
@@ -62,11 +63,13 @@ class Conv4(nn.Sequential):
         *,
         size: int = 28,
         filters: int = 64,
+        blocks: int = 4,
         norm: Literal["batch", "group", "none"] = "batch",
         halve: Literal["pool", "stride"] = "pool",
         seed: int = 0,
     ) -> None:
-        for name, value in {"channels": channels, "size": size, "filters": filters, "ways": ways}.items():
+        sizes = {"channels": channels, "size": size, "filters": filters, "blocks": blocks, "ways": ways}
+        for name, value in sizes.items():
             if value is not None:
                 check_whole(name, value, 1)
         if norm not in NORMS:
@@ -79,7 +82,7 @@ class Conv4(nn.Sequential):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             side = size
-            for k in range(BLOCKS):
+            for k in range(blocks):
                 parts[f"block{k + 1}"] = _block(channels if k == 0 else filters, filters, norm, halve, halved=side > 1)
                 side = _half(side, halve)
             parts["flat"] = nn.Flatten()
