@@ -66,6 +66,7 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "platipus": ("bayesmeta.meta.platipus", "PLATIPUS"),
     "abml": ("bayesmeta.meta.abml", "ABML"),
     "vampire": ("bayesmeta.meta.vampire", "VAMPIRE"),
+    "classhead": ("bayesmeta.meta.class_head", "ClassHead"),
     "pooled": ("bayesmeta.meta.baselines", "Pooled"),
     "pretrained": ("bayesmeta.meta.baselines", "Pretrained"),
     "from-scratch": ("bayesmeta.meta.baselines", "FromScratch"),

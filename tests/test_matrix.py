@@ -50,11 +50,15 @@ WRONG_KIND = {
     ("sines", "cavia"): "mat1 and mat2 shapes cannot be multiplied",
     ("sines", "protonet"): "classes",
     ("sines", "protomaml"): "classes",
+    ("sines", "classhead"): "classes",
     ("digits", "cavia"): "CAVIA puts the context behind inputs",
     ("omniglot", "cavia"): "CAVIA puts the context behind inputs",
 }
 """What a network or its data are not for, and what is said then."""
-QUICK = {("digits", "maml"), ("digits", "protonet"), ("digits", "protomaml"), *(("sines", name) for name in ADAPTING)}
+QUICK = {
+    *(("digits", name) for name in ("maml", "protonet", "protomaml", "classhead")),
+    *(("sines", name) for name in ADAPTING),
+}
 
 
 @pytest.fixture(autouse=True)
