@@ -16,11 +16,11 @@ from benchmarks.report import Sheet, medians, number, of
 from benchmarks.store import Store
 from benchmarks.tools import NO_CACHE, Budget, Tool
 
-__all__ = ["BENCH", "sheets"]
+__all__ = ["BENCH", "problem", "sheets"]
 
 Row = dict[str, Any]
 SECONDS, EPISODES = 1200, 600
-EPISODE = ((5, 1), (5, 5), (20, 1), (20, 5))
+EPISODES_OF = ((5, 1), (5, 5), (20, 1), (20, 5))
 PUBLISHED = {
     "maml": {"5-1": "98.7", "5-5": "99.9", "20-1": "95.8", "20-5": "98.9"},
     "mamlpp": {"5-1": "99.47", "5-5": "99.85", "20-1": "97.65", "20-5": "99.33"},
@@ -41,12 +41,14 @@ HEADER = (
 )
 NOTES = """\
 How it was measured: characters of 28 x 28 pixels; the 964 of the background alphabets, and their quarter turns as
-classes of their own, to learn from, the 659 of the evaluation alphabets, upright, to be judged by. Each learner has the
-same network of four strided convolutions of 64 channels, whose normalisation is by batch (transductive), and the same
-time on one core; how many tasks it saw in that time is in the table. So these are figures of a short training, not of
-the methods' ends, which *published* has where they are known. Judged by 600 tasks with 15 query images of each class;
-standard errors are over tasks. NLL is in nats an image, ECE in 15 bins of the likeliest class's probability, beside
-the value that a perfectly calibrated prediction of as many images has."""
+classes of their own, to learn from, the 659 of the evaluation alphabets, upright, to be judged by. The Bayesian last
+layer is `bm.meta.ClassHead`; pre-training tells the 3,856 classes apart in batches of 128 images, each of which
+counts as a task here, and a new task trains a last layer of its own. Each learner has the same network of four
+strided convolutions of 64 channels, whose normalisation is by batch (transductive), and the same time on one core;
+how many tasks it saw in that time is in the table. So these are figures of a short training, not of the methods'
+ends, which *published* has where they are known. Judged by 600 tasks with 15 query images of each class; standard
+errors are over tasks. NLL is in nats an image, ECE in 15 bins of the likeliest class's probability, beside the value
+that a perfectly calibrated prediction of as many images has."""
 
 
 def _none(ways: int, shots: int) -> Data:
@@ -72,20 +74,20 @@ def _learner(name: str, title: str, learner: str, **options: Any) -> Tool:
 def sheets(store: Store, problems: tuple[Problem, ...], tools: tuple[Tool, ...]) -> list[Sheet]:
     """A table for each kind of task."""
     rows, pages = medians(store), []
-    for problem in problems:
-        lines = [_line(tool, problem.name, row) for tool in tools for row in of(rows, problem.name, tool.name)]
-        pages.append(Sheet(problem.title, HEADER, lines))
+    for kind in problems:
+        lines = [_line(tool, kind.name, row) for tool in tools for row in of(rows, kind.name, tool.name)]
+        pages.append(Sheet(kind.title, HEADER, lines))
     return [page for page in pages if page.rows]
 
 
-def _line(tool: Tool, problem: str, row: Row) -> list[str]:
+def _line(tool: Tool, kind: str, row: Row) -> list[str]:
     score, published = row["scores"], PUBLISHED.get(tool.name.removeprefix("bayesmeta-"), {})
     right, error = score["accuracy"]
     return [
         tool.title,
         number(row["tasks"]),
         f"{100 * right:.2f} ({100 * error:.2f})",
-        published.get(problem.removeprefix("omniglot-"), "–"),
+        published.get(kind.removeprefix("omniglot-"), "–"),
         f"{score['nll'][0]:.4f} ({score['nll'][1]:.4f})",
         f"{score['ece'][0]:.4f} ({row['ece_floor']:.4f})",
         f"{score['brier'][0]:.4f}",
@@ -95,27 +97,31 @@ def _line(tool: Tool, problem: str, row: Row) -> list[str]:
     ]
 
 
+def problem(ways: int, shots: int) -> Problem:
+    """Tasks of so many classes, with so many images of each to adapt to."""
+    name = f"omniglot-{ways}-{shots}"
+    return Problem(name, f"{ways}-way {shots}-shot", name, 0, partial(_none, ways, shots))
+
+
 def _problems() -> tuple[Problem, ...]:
     """All kinds of task, if the images lie in the folder that BAYESMETA_DATA names."""
     if not (Path(os.environ.get("BAYESMETA_DATA", "")) / "omniglot").is_dir():
         return ()
-    return tuple(
-        Problem(f"omniglot-{w}-{s}", f"{w}-way {s}-shot", f"omniglot-{w}-{s}", 0, partial(_none, w, s))
-        for w, s in EPISODE
-    )
+    return tuple(problem(ways, shots) for ways, shots in EPISODES_OF)
 
 
 MANY = {"20": {"inner_learning_rate": 0.1, "inner_steps": 3, "batch_size": 2}}
 FAST = {"inner_learning_rate": 0.4, "inner_steps": 1, "adapt_steps": 3, "batch_size": 4}
+TUNED = {"new_head": True, "frozen": True, "inner_steps": 100, "inner_learning_rate": 0.1, "by_class": False}
 LEARNERS = (
     _learner("maml", "MAML", "MAML", **FAST, **MANY),
     _learner("mamlpp", "MAML++", "MAMLPlusPlus", **FAST | {"inner_steps": 2, "adapt_steps": 2}, **MANY),
     _learner("protonet", "ProtoNet", "ProtoNet", batch_size=1),
     _learner("protomaml", "ProtoMAML", "ProtoMAML", batch_size=2, inner_steps=1, inner_learning_rate=0.1),
     _learner("last-layer", "Bayesian last layer", "ClassHead", batch_size=1),
-    _learner("llama", "LLAMA", "LLAMA", **FAST, **MANY),
+    _learner("llama", "LLAMA, of the last layer", "LLAMA", **FAST, **MANY, uncertain=["head"]),
     _learner("bmaml", "Bayesian MAML, 5 particles", "BMAML", **FAST, **MANY),
-    _learner("pretrained", "fine-tuned pre-training", "Pretrained", batch_size=4),
+    _learner("pretrained", "fine-tuned pre-training", "Pretrained", **TUNED),
 )
 PROBLEMS = _problems()
 BENCH = Bench(

@@ -36,13 +36,13 @@ HEADER = (
 )
 NOTES = """\
 How it was measured: y = A sin(x - b), A from U(.1, 5), b from U(0, π), x from U(-5, 5), without noise. Training is a
-stream of tasks of 5 support and 5 query points, 25 a step, 70,000 steps of Adam; the network is 1-40-40-1 with ReLU.
-Then each learner adapts to 5, 10 or 20 points of 600 unseen sines and predicts 100 others of each. MSE is the mean over
-tasks with its standard error; since two points settle a sine, the best possible is 0. Errors of few tasks make most
-of the mean: the median of a task's MSE stands beside it. *Published* are 5-shot figures with their 95 % interval, as
-the projects quote them: MAML and Meta-SGD with one step, MAML++ with five. NLL and coverage are of normal predictions
-whose standard deviation, for learners that give a point, is the error that training tasks had. The Bayesian last layer
-(tanh) has tasks of 5 to 15 points and fewer steps."""
+stream of tasks of 5 support and 5 query points, 25 a step, 70,000 steps of Adam (20,000 for iMAML and the Bayesian
+ones); the network is 1-40-40-1 with ReLU. Then each learner adapts to 5, 10 or 20 points of 600 unseen sines and
+predicts 100 others of each. MSE is the mean over tasks with its standard error; since two points settle a sine, the
+best possible is 0. Errors of few tasks make most of the mean: the median of a task's MSE stands beside it.
+*Published* are 5-shot figures with their 95 % intervals: MAML and Meta-SGD with one step, MAML++ with five. NLL and
+coverage are of normal predictions whose standard deviation, for learners that give a point, is the error that
+training tasks had. The Bayesian last layer (tanh) has tasks of 5 to 15 points and fewer steps."""
 
 
 def _none(shots: int) -> Data:
@@ -96,6 +96,11 @@ LEARNERS = (
     _learner("anil-5", "ANIL, 5 steps", "ANIL", inner_steps=5),
     _learner("cavia-5", "CAVIA, 5 steps", "CAVIA", inner_steps=5),
     _learner("imaml", "iMAML", "IMAML", 20_000),
+    _learner("llama-5", "LLAMA, 5 steps", "LLAMA", 20_000, inner_steps=5),
+    _learner("bmaml-5", "Bayesian MAML, 5 particles", "BMAML", 20_000, inner_steps=5),
+    _learner("platipus-5", "PLATIPUS, 5 steps", "PLATIPUS", 20_000, inner_steps=5),
+    _learner("abml-5", "ABML, 5 steps", "ABML", 20_000, inner_steps=5),
+    _learner("vampire-5", "VAMPIRE, 5 steps", "VAMPIRE", 20_000, inner_steps=5),
     _learner("last-layer", "Bayesian last layer, tanh network", "last-layer", 6_000),
 )
 PROBLEMS = (Problem("sines-5", "Trained for 5 shots", "sines", 0, partial(_none, 5)),)

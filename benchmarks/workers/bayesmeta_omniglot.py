@@ -46,9 +46,15 @@ def _learnt(settings: dict[str, Any], ways: int, shots: int, seconds: float, see
     many = options.pop("20", {})
     images = bm.data.omniglot(split="background").with_rotations()
     kind, net = getattr(bm.meta, name), settings["net"]
-    algorithm = kind(loss="cross_entropy", by_class=True, shots=shots, **options | (many if ways == 20 else {}))
-    stream = images.stream(ways, shots, TRAINED_ON[ways], batch=algorithm.batch_size)
-    conv = bm.meta.Conv4(1, None if name in FEATURES else ways, seed=seed, **net)
+    given = {"by_class": True, "shots": shots} | options | (many if ways == 20 else {})
+    algorithm = kind(loss="cross_entropy", **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    outputs = None if name in FEATURES else ways
+    if name == "Pretrained":  # whose tasks number all classes alike, and adapt to others
+        outputs, stream = images.n_classes, bm.meta.labelled(images)
+        algorithm = replace(algorithm, ways=ways, batch_size=1)
+    else:
+        stream = images.stream(ways, shots, TRAINED_ON[ways], batch=algorithm.batch_size)
+    conv = bm.meta.Conv4(1, outputs, seed=seed, **net)
     first, second = (
         bm.meta.fit(conv, stream, replace(algorithm, steps=steps), seed=seed, progress=False).seconds
         for steps in TRIALS
