@@ -126,6 +126,19 @@ def test_what_no_task_changes_is_kept_once_for_all() -> None:
         assert copies == own
 
 
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_batches_and_watched_tasks_may_have_other_numbers_of_classes(name: str) -> None:
+    """The loss of watched tasks is that of a learner which met no other kind."""
+    watched = clouds(5, ways=2, each=3, seed=4)
+    stream = bm.Stream(lambda seed: clouds(3, ways=2 + seed % 3, seed=seed), validation=watched)
+    settings = replace(ALGORITHMS[name], steps=4, every=1, learning_rate=1e-12)
+    mixed = bm.meta.fit(network(), stream, settings, progress=False)
+    alone = bm.meta.fit(network(), bm.Stream(lambda seed: watched, validation=watched), settings, progress=False)
+
+    assert mixed.curves["validation"] == pytest.approx(alone.curves["validation"], rel=1e-6)
+    assert len(np.unique(mixed.curves["loss"].round(6))) > 1
+
+
 # --- the meta-gradient ---------------------------------------------------------------------------------------
 
 

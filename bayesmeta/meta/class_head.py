@@ -33,7 +33,7 @@ from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.losses import Loss
 from bayesmeta.meta.module import Functional, Weights
-from bayesmeta.meta.proto_net import by_classes, features_of, membership, ways_in
+from bayesmeta.meta.proto_net import by_classes, features_of, membership, ways_at, ways_in
 from bayesmeta.tasks import Tasks
 
 __all__ = ["ClassHead", "ClassMeans", "class_means", "log_shares"]
@@ -98,7 +98,7 @@ class ClassHead(Algorithm):
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """What is learnt of the population as it is, and what is known of one task's classes."""
         between, within = ((PACE * meta[name]).exp() for name in (BETWEEN, WITHIN))
-        member = membership(support, self.ways, net.dtype)
+        member = membership(support, ways_at(support, self.ways, self.shots), net.dtype)
         found = class_means(features_of(net, meta, support.x), member, between, within)
         return meta | {MEANS: found.means, VARIANCES: found.variances}
 

@@ -20,7 +20,7 @@ from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.losses import Loss
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.module import Functional, Weights
-from bayesmeta.meta.proto_net import by_classes, features_of, prototypes_of, ways_in
+from bayesmeta.meta.proto_net import by_classes, features_of, prototypes_of, ways_at, ways_in
 from bayesmeta.tasks import Tasks
 
 __all__ = ["ProtoMAML"]
@@ -54,7 +54,8 @@ class ProtoMAML(MAML):
 
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """The weights of one task, last layer included, after so many steps on its support."""
-        centres = prototypes_of(features_of(net, meta, support.x), support, self.ways)
+        ways = ways_at(support, self.ways, self.shots)
+        centres = prototypes_of(features_of(net, meta, support.x), support, ways)
         begin = meta | {WEIGHT: 2 * centres, BIAS: -centres.square().sum(1)}
 
         def risk(weights: Weights, support: Rows) -> Tensor:

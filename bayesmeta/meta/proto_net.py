@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import BayesmetaError, DataError, OptionError
+from bayesmeta.errors import DataError, OptionError
 from bayesmeta.infer.options import check_whole
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.classes import ways_of
@@ -22,7 +22,7 @@ from bayesmeta.meta.losses import Loss
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.tasks import Tasks
 
-__all__ = ["ProtoNet", "by_classes", "features_of", "membership", "prototypes_of", "ways_in"]
+__all__ = ["ProtoNet", "by_classes", "features_of", "membership", "prototypes_of", "ways_at", "ways_in"]
 
 PROTOTYPES = "prototypes"
 
@@ -54,7 +54,8 @@ class ProtoNet(Algorithm):
 
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """The network's weights as they are, and the prototypes of one task."""
-        return meta | {PROTOTYPES: prototypes_of(features_of(net, meta, support.x), support, self.ways)}
+        ways = ways_at(support, self.ways, self.shots)
+        return meta | {PROTOTYPES: prototypes_of(features_of(net, meta, support.x), support, ways)}
 
     def common(self, net: Functional) -> tuple[str, ...]:
         """All weights of the network: a task has prototypes of its own alone."""
@@ -75,6 +76,7 @@ def by_classes(algorithm: Algorithm, ways: int | None) -> None:
             f"{name} predicts classes: it wants by_class=True and a loss of classes, such as 'cross_entropy'; got "
             f"by_class={algorithm.by_class!r}, loss={algorithm.loss!r}"
         )
+    check_whole("shots", algorithm.shots, 1)
     if ways is not None:
         check_whole("ways", ways, 2)
 
@@ -91,20 +93,26 @@ def ways_in(tasks: Tasks, wanted: int | None) -> int:
     return ways
 
 
+def ways_at(support: Rows, ways: int | None, shots: int) -> int:
+    """Classes of one task: as found from the tasks it is of, or as many as have `shots` rows each, as in training.
+
+    So a stream may have batches of different numbers of classes, and the tasks that are watched others again.
+    """
+    return len(support.y) // shots if ways is None else ways
+
+
 def features_of(net: Functional, weights: Weights, x: Tensor) -> Tensor:
     """What the network itself gives for rows x (n, ...), as (n, d)."""
     return net({name: weights[name] for name in net.weights}, x).flatten(1)
 
 
-def prototypes_of(features: Tensor, rows: Rows, ways: int | None) -> Tensor:
+def prototypes_of(features: Tensor, rows: Rows, ways: int) -> Tensor:
     """The mean of the features (n, d) over the real rows of each class (ways, d)."""
     share = membership(rows, ways, features.dtype)
     return share.T @ features / share.sum(0).clamp(min=1).unsqueeze(-1)
 
 
-def membership(rows: Rows, ways: int | None, dtype: torch.dtype) -> Tensor:
+def membership(rows: Rows, ways: int, dtype: torch.dtype) -> Tensor:
     """Which class each row is of, as a row of zeros with a single one (n, ways); all zeros where it is not real."""
-    if ways is None:
-        raise BayesmetaError("how many classes a task has is not known yet: call for_tasks(tasks) first, or give ways")
     member = (rows.y.unsqueeze(-1) == torch.arange(ways)) & rows.mask.unsqueeze(-1)
     return member.to(dtype)

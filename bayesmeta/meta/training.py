@@ -76,7 +76,7 @@ def fit(
     """
     begin = time.perf_counter()
     function = Functional(net)
-    given, algorithm = algorithm, algorithm.for_tasks(tasks.first(seed) if isinstance(tasks, Stream) else tasks)
+    algorithm.for_tasks(tasks.first(seed) if isinstance(tasks, Stream) else tasks)  # raises where they will not do
     feed, watched = feed_of(
         tasks,
         weights,
@@ -116,7 +116,7 @@ def fit(
         what = f"training was interrupted after {state.step:,} of {algorithm.steps:,} steps"
         warnings.warn(f"{what}: the learner is as it was then", BayesmetaWarning, stacklevel=2)
     seconds = time.perf_counter() - begin
-    return Learner(function, given, found_at, _curves(history), state.step, seconds, noise=noise, chunk=climb.chunk)
+    return Learner(function, algorithm, found_at, _curves(history), state.step, seconds, noise=noise, chunk=climb.chunk)
 
 
 def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -> Tensor:
