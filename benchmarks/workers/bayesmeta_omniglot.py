@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.workers.common import Clock, arguments, load, say
 
 QUERY, TEST, AT_ONCE = 15, 2, 25
-TRIALS = (2, 14)  # steps of two short runs, whose difference says how long a step takes
+TRIAL = 12  # steps of a short run, the second of which says how long a step takes
 TRAINED_ON = {5: 15, 20: 5}  # query images of each class in training, by the number of classes
 METRICS = ("accuracy", "nll", "brier", "ece")
 FEATURES = ("ProtoNet", "ProtoMAML", "ClassHead")  # learners whose network gives features
@@ -55,12 +55,8 @@ def _learnt(settings: dict[str, Any], ways: int, shots: int, seconds: float, see
     else:
         stream = images.stream(ways, shots, TRAINED_ON[ways], batch=algorithm.batch_size)
     conv = bm.meta.Conv4(1, outputs, seed=seed, **net)
-    first, second = (
-        bm.meta.fit(conv, stream, replace(algorithm, steps=steps), seed=seed, progress=False).seconds
-        for steps in TRIALS
-    )
-    pace = (second - first) / (TRIALS[1] - TRIALS[0])
-    steps = max(2, int(seconds / pace)) if pace > 0 else TRIALS[1]
+    trials = [bm.meta.fit(conv, stream, replace(algorithm, steps=TRIAL), seed=seed, progress=False) for _ in range(2)]
+    steps = max(2, int(seconds * TRIAL / trials[1].seconds))
     return bm.meta.fit(conv, stream, replace(algorithm, steps=steps), seed=seed, progress=False)
 
 
