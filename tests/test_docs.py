@@ -23,6 +23,7 @@ DOCS = ROOT / "docs"
 # Whose code takes longer than a few seconds; what they show is tested elsewhere too.
 SLOW = {
     "families.md",
+    "howto/compare.md",
     "howto/diagnosing.md",
     "howto/looking.md",
     "howto/many.md",
