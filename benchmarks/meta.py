@@ -25,6 +25,7 @@ HEADER = (
     "compiler's cache",
     "ms",
     "of which threads",
+    "processor ms",
     "times as fast as `higher`",
     "first call s",
     "peak MB",
@@ -33,15 +34,17 @@ HEADER = (
 )
 NOTES = """\
 How it was measured: sine regression, 25 tasks of 10 support and 10 query points, a 1-40-40-1 network with ReLU in
-float32, plain gradient descent with rate 0.01 in the inner loop, second order; one gradient of the mean query loss with
-respect to the initial weights. Every tool in a fresh process: imports, one call (recording and compiling lie in it),
-then calls for three seconds at least, of which the median counts, and of five such processes the median again. Peers
-are timed with one thread and with as many as torch takes by itself, and the faster counts; bayesmeta always evaluates
-with one. *Peak* is the largest resident memory of the process, *more than its imports* what was not there yet after
-the imports. *Off by* is the largest difference from the gradient of a plain loop in float64, relative to its largest
-element, computed in every process. `higher` and TorchOpt's `MetaSGD` go through the tasks in a loop, as their own
-examples do; TorchOpt's functional optimiser can be put under `torch.func.vmap` by hand, and is measured so as well.
-parallel-metalearn is made for classification: its MAML is given a squared loss by the base class it has for losses."""
+float32, plain gradient descent with rate 0.01 in the inner loop, second order; one gradient of the mean query loss
+with respect to the initial weights. Every tool in a fresh process: imports, one call (recording and compiling lie in
+it), then calls for three seconds at least, of which the median counts, and of five such processes the median again.
+Peers are timed with one thread and with as many as torch takes by itself, and the faster counts; bayesmeta always
+evaluates with one. *Processor ms* is the processor's time of a call with one thread, which others on the machine
+change little. *Peak* is the largest resident memory of the process, *more than its imports* what was not there yet
+after the imports. *Off by* is the largest difference from the gradient of a plain loop in float64, relative to its
+largest element, computed in every process. `higher` and TorchOpt's `MetaSGD` go through the tasks in a loop, as their
+own examples do; TorchOpt's functional optimiser can be put under `torch.func.vmap` by hand, and is measured so as
+well. parallel-metalearn is made for classification: its MAML is given a squared loss by the base class it has for
+losses."""
 
 
 def sine_data(steps: int, seed: int = 3) -> Data:
@@ -71,6 +74,7 @@ def _line(title: str, row: Row, base: float | None) -> list[str]:
         row["cache"],
         f"{row['ms']:.3g}",
         best,
+        f"{row['processor_ms']:.3g}",
         "–" if base is None else f"{base / row['ms']:.1f}",
         number(row["first_ms"] / 1000),
         number(row["peak_mb"]),

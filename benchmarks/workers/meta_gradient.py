@@ -79,29 +79,33 @@ def measured(compute: Callable[[], Tensor], found: Case, clock: Clock, tools: li
     grad = compute()
     first = time.perf_counter() - started
     counts = facts.pop("threads", (1,))
-    taken = {}
+    taken, busy = {}, {}
     for count in counts:
         torch.set_num_threads(count)
-        taken[str(count)] = round(_milliseconds(compute), 4)
+        wall, processor = _milliseconds(compute)
+        taken[str(count)], busy[str(count)] = round(wall, 4), round(processor, 4)
     clock.mark("measure")
     peak = peak_mb()  # before the truth is computed
     truth = _truth(found.to(torch.float64))
     off = float((grad.double() - truth).abs().max() / truth.abs().max())
     best = min(taken.values())
     found_facts = {"ms": best, "ms_by_threads": taken, "first_ms": round(1000 * first, 3), "off": off}
+    found_facts["processor_ms"] = busy[str(counts[0])]
     say(clock, tools, **found_facts, import_mb=round(imports), work_mb=round(peak - imports, 1), **facts)
 
 
-def _milliseconds(compute: Callable[[], Tensor]) -> float:
-    """The median time of a call, after some to warm up."""
+def _milliseconds(compute: Callable[[], Tensor]) -> tuple[float, float]:
+    """The median time of a call, after some to warm up, by the clock and of the processor."""
     for _ in range(WARM_UP):
         compute()
     taken: list[float] = []
+    busy: list[float] = []
     while len(taken) < LEAST or sum(taken) < SECONDS:
-        start = time.perf_counter()
+        start, begin = time.perf_counter(), time.process_time()
         compute()
         taken.append(time.perf_counter() - start)
-    return 1000 * statistics.median(taken)
+        busy.append(time.process_time() - begin)
+    return 1000 * statistics.median(taken), 1000 * statistics.median(busy)
 
 
 def _truth(found: Case) -> Tensor:
