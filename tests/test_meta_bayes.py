@@ -293,7 +293,7 @@ def test_the_posterior_of_a_line_is_exact() -> None:
     assert float(laplace.log_det_ratio()) == pytest.approx(float(-covariance.logdet() + 2 * math.log(0.49)))
 
     members = algorithm.members(net, meta, plane(), 400, numbers(4))
-    drawn = torch.stack([algorithm.forward(net, {n: v[m] for n, v in members.items()}, plane().x) for m in (0, 1)])
+    drawn = algorithm.outputs(net, members, plane().x)[0]
     expected = (mean + numbers(4).reshape(2, 2) @ root) @ plane().x.T
     torch.testing.assert_close(drawn.squeeze(-1), expected, rtol=1e-9, atol=1e-9)
     rough = replace(algorithm, diagonal=True).posterior(net, meta, mode, plane()).sample(torch.eye(2).double())

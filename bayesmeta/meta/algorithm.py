@@ -24,6 +24,7 @@ from bayesmeta.infer.svi_train import SCHEDULES
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.inner import descend
 from bayesmeta.meta.losses import Loss, loss_of, masked_mean, mixture_loss
+from bayesmeta.meta.members import over_members
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.tasks import Tasks
 
@@ -119,6 +120,8 @@ class Algorithm:
     def members(self, net: Functional, meta: Weights, support: Rows, steps: int, noise: Tensor) -> Weights:
         """All weights that a task is adapted to, with an axis of members (M, ...) in front; by default one, `adapted`.
 
+        What members have in common may have an axis of one.
+
         Args:
             net: The network.
             meta: The meta-parameters.
@@ -142,8 +145,7 @@ class Algorithm:
             out, sd = self.forward(net, weights, x), self.spread(net, weights, x)
             return (out,) if sd is None else (out, sd)
 
-        found: tuple[Tensor, ...] = torch.func.vmap(one)(members)
-        return found
+        return over_members(one, members)
 
     def judged(self, net: Functional, meta: Weights, members: Weights, rows: Rows) -> Tensor:
         """The mean loss of what the members of one task (M, ...) say together of its rows, (): what is watched."""

@@ -14,6 +14,7 @@ from bayesmeta.errors import DataError, NotAvailableError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.chunks import in_chunks
 from bayesmeta.meta.episodes import Rows, check_rows, rows_of
+from bayesmeta.meta.members import count_of, over_members
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.predicting import Outputs
 from bayesmeta.query import query_tasks
@@ -80,7 +81,7 @@ class Learner:
 
         def one(support: Rows, noise: Tensor) -> tuple[Weights, Tensor]:
             members = algorithm.members(self.net, self.weights, support, steps, noise)
-            risk = torch.func.vmap(lambda weights: algorithm.risk(self.net, weights, support))(members)
+            risk = over_members(lambda weights: algorithm.risk(self.net, weights, support), members)
             return {name: value for name, value in members.items() if name not in common}, risk.mean()
 
         members, risk = in_chunks(self.net, one, (rows, noise), ("adapt", steps), chunk=algorithm.chunk)
@@ -117,7 +118,7 @@ class Adapted:
     Args:
         learner: Whose they are.
         tasks: What they were adapted on.
-        own: What differs between tasks, by name (T, M, ...): a task has M networks, one for most algorithms.
+        own: What differs between tasks, by name (T, M, ...), or (T, 1, ...) what its networks have in common.
         common: The weights that are the same in all tasks, by name.
     """
 
@@ -126,12 +127,14 @@ class Adapted:
         self.tasks = tasks
         self._own = own
         self._common = common
+        self._count = count_of(own, 1)
 
     @property
     def members(self) -> Weights:
         """The weights of each task's networks by name, (T, M, ...): it has M of them, one for most algorithms."""
-        count = next(iter(self._own.values())).shape[:2]
-        return {name: value.expand(*count, *value.shape) for name, value in self._common.items()} | self._own
+        shape = len(self.tasks), self._count
+        own = {name: value.expand(*shape, *value.shape[2:]) for name, value in self._own.items()}
+        return {name: value.expand(*shape, *value.shape) for name, value in self._common.items()} | own
 
     @property
     def weights(self) -> Weights:
@@ -140,9 +143,9 @@ class Adapted:
         Raises:
             NotAvailableError: Tasks have several.
         """
-        count = next(iter(self._own.values())).shape[1]
-        if count > 1:
-            raise NotAvailableError(f"a task has {count} networks here: take the weights of all, `members` (T, M, ...)")
+        if self._count > 1:
+            what = "take the weights of all, `members` (T, M, ...)"
+            raise NotAvailableError(f"a task has {self._count} networks here: {what}")
         return {name: value.squeeze(1) for name, value in self.members.items()}
 
     @property
@@ -164,8 +167,7 @@ class Adapted:
         rows = rows_of(query, self.learner.net.dtype)
         check_rows(self.learner.net, rows)
         own = {name: value[pick] for name, value in self._own.items()}
-        count = next(iter(own.values())).shape[1]
-        common = {name: value.expand(count, *value.shape) for name, value in self._common.items()}
+        common = {name: value.unsqueeze(0) for name, value in self._common.items()}
         learner, algorithm = self.learner, self.learner.algorithm
 
         def one(own: Weights, x: Tensor) -> tuple[Tensor, ...]:

@@ -91,7 +91,7 @@ class LLAMA(Bayesian):
         shift = {name: weights[SHIFT + name] for name in net.weights if SHIFT + name in weights}
         if not shift:
             return net(plain, x)
-        at = {name: plain[name].clone() for name in shift}  # an expanded tensor cannot carry a tangent
+        at = {name: plain[name].clone() for name in shift}  # an expanded one cannot carry a tangent
         parts = torch.func.jvp(lambda some: net(plain | some, x), (at,), (shift,))
         moved: Tensor = parts[0] + parts[1]
         return moved
@@ -118,10 +118,10 @@ class LLAMA(Bayesian):
         mode, flat = self.adapted(net, meta, support, steps), self._flat(net)
         drawn = self.posterior(net, meta, mode, support).sample(noise.reshape(self.draws, -1))
         shifts: Weights = torch.func.vmap(flat.named)(drawn)
-        whole = {name: value.expand(self.draws, *value.shape) for name, value in mode.items()}
+        common = {name: value.unsqueeze(0) for name, value in mode.items()}
         if self.linearised:
-            return whole | {SHIFT + name: value for name, value in shifts.items()}
-        return whole | {name: whole[name] + value for name, value in shifts.items()}
+            return common | {SHIFT + name: value for name, value in shifts.items()}
+        return common | {name: common[name] + value for name, value in shifts.items()}
 
     def objective(self, net: Functional, meta: Weights, episode: Episodes) -> Tensor:
         """What one task adds, in nats per row of its query, ()."""
