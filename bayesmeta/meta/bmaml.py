@@ -2,9 +2,9 @@
 
     w_1..w_M  from shared initialisations, by steps of Stein variational gradient descent on the support
 
-What is learnt are the initialisations of the M particles. The meta-objective is how far the particles are from where
-they would be if they had seen the query too and gone on (the chaser loss; that place is held constant), or the query's
-log likelihood under their mixture.
+What is learnt are the initialisations of the M particles. The meta-objective is the query's log likelihood under their
+mixture, or how far the particles are from where they would be if they had seen the query too and gone on (the chaser
+loss; that place is held constant).
 
 Yoon, Kim, Dia, Kim, Bengio and Ahn (2018), Bayesian model-agnostic meta-learning, NeurIPS.
 """
@@ -27,7 +27,7 @@ from bayesmeta.meta.stein import stein_direction
 
 __all__ = ["BMAML"]
 
-OBJECTIVES = ("chaser", "likelihood")
+OBJECTIVES = ("likelihood", "chaser")
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,15 @@ class BMAML(Bayesian):
     """Settings of BMAML: those of Bayesian ones, and more; `draws` are its particles.
 
     Args:
-        goal: ``"chaser"`` or ``"likelihood"``: what the meta-objective is.
+        goal: ``"likelihood"`` or ``"chaser"``: what the meta-objective is. The paper prefers the second; the first says
+            more about the size of errors.
         chaser_steps: Steps that the particles to be chased go on for, on support and query.
         apart: How far the particles' initialisations are apart at the beginning, in standard deviations of the elements
             of each tensor of weights; the first is the module's own.
     """
 
     draws: int = 5
-    goal: Literal["chaser", "likelihood"] = "chaser"
+    goal: Literal["likelihood", "chaser"] = "likelihood"
     chaser_steps: int = 1
     apart: float = 1.0
 

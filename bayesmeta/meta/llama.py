@@ -5,9 +5,11 @@
 
 What is behind η is the part of Laplace's evidence that MAML leaves out: how far a task had to go, and how little of the
 prior its observations leave. τ, the precision of the weights from task to task, and the noise are learnt along with the
-initialisation. A new task predicts with draws of its posterior, of the network linearised about ŵ, for which that
-posterior is meant (Immer, Korzepa and Bauer 2021, Improving predictions of Bayesian neural nets via local
-linearization, AISTATS).
+initialisation. That objective takes the noise to be as large as the error of ŵ, and what the posterior adds comes on
+top; so by default the density of the query under the whole posterior stands in its place.
+
+A new task predicts with draws of its posterior, of the network linearised about ŵ, for which that posterior is meant
+(Immer, Korzepa and Bauer 2021, Improving predictions of Bayesian neural nets via local linearization, AISTATS).
 
 Grant, Finn, Levine, Darrell and Griffiths (2018), Recasting gradient-based meta-learning as hierarchical Bayes, ICLR,
 who take K-FAC for H; with the few rows of a task its Gauss-Newton form is had without that approximation.
@@ -36,7 +38,7 @@ __all__ = ["LLAMA"]
 
 LOG_PRECISION = "log precision of the weights"
 SHIFT = "shift of "
-GOALS = ("evidence", "predictive")
+GOALS = ("predictive", "evidence")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class LLAMA(Bayesian):
 
     Args:
         prior_sd: 1/√τ, how much weights differ from task to task, to begin with; it is learnt.
-        goal: ``"evidence"``, the paper's meta-objective; or ``"predictive"``: the density that the whole posterior
-            gives each row of the query, which asks of τ and the noise what predictions need.
+        goal: ``"predictive"``: the density that the whole posterior gives each row of the query, which asks of τ and
+            the noise what predictions need; or ``"evidence"``: the paper's meta-objective, above.
         occam: η, for the evidence.
         uncertain: What the names of the weights begin with that have a posterior, such as the last layer's; all by
             default. The others adapt too, but count as known.
@@ -58,7 +60,7 @@ class LLAMA(Bayesian):
     """
 
     prior_sd: float = 0.1
-    goal: Literal["evidence", "predictive"] = "evidence"
+    goal: Literal["predictive", "evidence"] = "predictive"
     occam: float = 1.0
     uncertain: tuple[str, ...] = ()
     diagonal: bool = False
