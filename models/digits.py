@@ -31,3 +31,7 @@ settings = {"loss": "cross_entropy", "by_class": True}
 
 def load() -> bm.Stream:
     return train.stream(WAYS, SHOTS, QUERY)
+
+
+def held_out() -> bm.data.Images:
+    return test

@@ -33,3 +33,7 @@ def load() -> bm.Stream:
     characters = bm.data.omniglot("background")
     watched, train = characters.split(0.1, seed=0)
     return train.with_rotations().stream(WAYS, SHOTS, QUERY, validation=watched)
+
+
+def held_out() -> bm.data.Images:
+    return bm.data.omniglot("evaluation").with_rotations()

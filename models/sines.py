@@ -33,3 +33,7 @@ def load() -> bm.Tasks:
     wave = [f"wave {k}" for k in waves.task_index.tolist()]
     table = pd.DataFrame({"wave": wave, "x": waves.x.flatten().numpy(), "y": waves.y.numpy()})
     return bm.Tasks.from_frame(table, task="wave", x="x", y="y")
+
+
+def held_out() -> bm.data.Environment:
+    return bm.data.MAMLSines()

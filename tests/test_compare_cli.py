@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 
 import bayesmeta as bm
+from bayesmeta import shelf
+from bayesmeta.compare.held import held_of
+from bayesmeta.errors import FileFormatError
 from tests.test_cli import refused, run
 
 HEAD = """import numpy as np
@@ -101,3 +104,23 @@ def test_what_cannot_be_compared_is_said(runs: tuple[Path, Path], new: Path, tmp
     assert "fewer than the 9 that 8 shots" in refused("compare", network, "--data", new, "--shots", "8")
     new.write_text("site,dose\na,1\n")
     assert "response" in refused("compare", network, "--data", new)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in shelf.names("model") if shelf.is_network(shelf.path_of("model", name))]
+)
+def test_networks_of_the_gallery_hold_tasks_out(name: str) -> None:
+    file = shelf.load_model(name)
+    assert file.held_out is not None
+    found = held_of(file.held_out(), 1, count=2, ways=5, query=1, by_class=None, seed=0)
+    trained = file.data()
+    batch = trained.batch(0) if isinstance(trained, bm.Stream) else trained
+
+    assert found.support.x.shape[1:] == batch.x.shape[1:]
+    assert found.ways == (None if name == "sines" else 5)
+
+
+def test_what_holds_tasks_out_is_a_function(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(f"{HEAD}\nnet = nn.Linear(1, 1)\nheld_out = 3\n")
+    with pytest.raises(FileFormatError, match="'held_out' is of type int; wanted a function without arguments"):
+        shelf.load_model(tmp_path / "odd.py")
