@@ -19,11 +19,12 @@ K_HAT = 0.7
 """Above this k-hat weighted draws are not to be trusted, whatever their number (the first paper)."""
 
 
-def psis(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+def psis(log_weights: Tensor, tail: int | None = None) -> tuple[Tensor, Tensor]:
     """Smoothed, normalised log weights and k-hat.
 
     Args:
         log_weights: Unnormalised log weights (S, ...), one set per column.
+        tail: How many of the largest weights are the tail; None for min(S/5, 3 √S).
 
     Returns:
         Log weights (S, ...), each column summing to one after `exp`, and k-hat (...). A column of equal weights
@@ -32,7 +33,7 @@ def psis(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     flat = log_weights.reshape(log_weights.shape[0], -1).to(torch.float64)
     flat = flat - flat.max(0, keepdim=True).values
     draws = flat.shape[0]
-    tail = math.ceil(min(0.2 * draws, 3 * math.sqrt(draws)))
+    tail = math.ceil(min(0.2 * draws, 3 * math.sqrt(draws))) if tail is None else tail
     equal = (flat.max(0).values - flat.min(0).values) < 1e-12
     if tail < 5:
         k = torch.where(equal, -math.inf, math.inf).to(flat.dtype)

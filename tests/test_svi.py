@@ -24,6 +24,7 @@ from bayesmeta.infer.svi import run
 from bayesmeta.infer.svi_amortised import LocalAmortised
 from bayesmeta.infer.svi_minibatch import Batch
 from bayesmeta.infer.svi_train import plateau, slope, smoothed
+from bayesmeta.psis import psis
 from bayesmeta.target import Target
 from tests.evidences import gallery
 from tests.references import EIGHT_SCHOOLS, RADON, radon_variable_intercept
@@ -260,6 +261,22 @@ def test_weights_correct_a_guide_that_is_a_little_off() -> None:
     sd = float(covariance[0, 0].sqrt())
     assert errors(plain.u[0, :, 0], float(mean[0]), sd)[1] > 8
     assert abs(float(weighted.u[0, :, 0].std()) / sd - 1) < 0.06
+
+
+def test_a_corner_that_the_guide_misses_is_no_heavy_tail_where_weights_are_small() -> None:
+    """Equal weights but for one draw in a hundred, which counts five times: nothing that weights could not mend."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(16_000, generator=generator, dtype=torch.float64)
+    ratios = 0.2 * noise + torch.where(torch.arange(16_000) % 100 == 0, math.log(5.0), 0.0)
+    _, usual = psis(ratios)
+    _, k_hat = svi_draws._smoothed(ratios)
+    _, heavy = svi_draws._smoothed(-1.2 * noise.log())  # weights of a Pareto tail of shape 1.2
+    _, light = svi_draws._smoothed(-0.3 * noise.log())
+
+    assert float(usual) > 0.7
+    assert k_hat < 0.5
+    assert heavy == pytest.approx(1.2, abs=0.3)
+    assert light == pytest.approx(0.3, abs=0.15)
 
 
 # --- an amortised guide -------------------------------------------------------------------------------------
