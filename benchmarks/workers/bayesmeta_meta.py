@@ -18,10 +18,10 @@ def main() -> None:
     from bayesmeta.meta.feed import Part
     from bayesmeta.meta.flat import Flat
     from bayesmeta.meta.module import Functional
-    from benchmarks.workers.meta_gradient import RATE, case, measured, network
+    from benchmarks.workers.meta_gradient import RATE, awake, case, measured, network
 
     torch.set_num_threads(1)
-    torch.func.vmap(torch.func.grad(torch.square))(torch.ones(2))  # torch loads some of itself when first asked
+    awake()
     clock.mark("import")
     imports, found = peak_mb(), case(load(args.data))
     way = json.loads(args.set)["way"]

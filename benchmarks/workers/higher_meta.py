@@ -11,9 +11,10 @@ def main() -> None:
     import higher
     import torch
 
-    from benchmarks.workers.meta_gradient import RATE, case, gradient_of, measured, network, squared
+    from benchmarks.workers.meta_gradient import RATE, awake, case, gradient_of, measured, network, squared
 
     threads = sorted({1, torch.get_num_threads()})
+    awake()
     clock.mark("import")
     imports, found, net = peak_mb(), case(load(args.data)), network()
     inner = torch.optim.SGD(net.parameters(), lr=RATE)

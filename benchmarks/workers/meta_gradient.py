@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.workers.common import Arrays, Clock, peak_mb, say
 
-__all__ = ["RATE", "Case", "case", "flat", "gradient_of", "measured", "network", "squared"]
+__all__ = ["RATE", "Case", "awake", "case", "flat", "gradient_of", "measured", "network", "squared"]
 
 RATE, SUPPORT, WIDTH = 0.01, 10, 40
 WARM_UP, SECONDS, LEAST = 3, 3.0, 7
@@ -70,6 +70,12 @@ def flat(values: Any) -> Tensor:
 def gradient_of(net: nn.Module) -> Tensor:
     """The gradients that lie at a module's parameters, as one vector."""
     return flat(weight.grad for weight in net.parameters())
+
+
+def awake() -> None:
+    """Make torch load what it loads when it is first asked for a derivative: part of the imports, for every tool."""
+    torch.func.vmap(torch.func.grad(torch.square))(torch.ones(2))
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).zero_grad()
 
 
 def measured(compute: Callable[[], Tensor], found: Case, clock: Clock, tools: list[str], **facts: Any) -> None:

@@ -20,7 +20,7 @@ def main() -> None:
     from metalearn.model_wrappers import MAML_Model
     from torch import Tensor, nn
 
-    from benchmarks.workers.meta_gradient import RATE, case, flat, measured, network, squared
+    from benchmarks.workers.meta_gradient import RATE, awake, case, flat, measured, network, squared
 
     class Part(nn.Module):
         """A part of the network that takes the further arguments that theirs are called with."""
@@ -40,6 +40,7 @@ def main() -> None:
             return loss, loss
 
     threads = sorted({1, torch.get_num_threads()})
+    awake()
     clock.mark("import")
     imports, found, net = peak_mb(), case(load(args.data)), network()
     model = MAML_Model(backbone=Part(net[:-1]), head=Part(net[-1:]))

@@ -20,9 +20,10 @@ def main() -> None:
     import torch
     import torchopt  # noqa: F401
 
-    from benchmarks.workers.meta_gradient import case, measured
+    from benchmarks.workers.meta_gradient import awake, case, measured
 
     threads = sorted({1, torch.get_num_threads()})
+    awake()
     clock.mark("import")
     imports, found = peak_mb(), case(load(args.data))
     way = json.loads(args.set)["way"]
