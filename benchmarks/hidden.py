@@ -55,7 +55,7 @@ to the few observations of the first tasks and nothing else. NLL is per observat
 the tasks that both predicted, with its standard error over tasks in brackets. The hierarchies are
 `bm.families.linear`, `poisson` (overdispersed) and `logistic`; what varies by task is the level, and for sleepstudy
 and rats the slope too. Times are of one call, divided by its tasks, without imports and without the fit of the
-others."""
+others; one taken while others kept the machine busy throughout is left out."""
 
 
 def _none(name: str) -> Data:
