@@ -16,7 +16,8 @@ from bayesmeta.errors import NotAvailableError, OptionError
 from bayesmeta.evidence import Collapsed, Joint, choose, kind
 from bayesmeta.evidence.conditional import log_evidence, theta_coordinates
 from bayesmeta.families import last_layer
-from bayesmeta.families.class_laplace import fitted
+from bayesmeta.families.class_laplace import Data, fitted
+from bayesmeta.families.slicing import numbers, sliced
 from bayesmeta.meta import ClassHead
 from bayesmeta.meta.class_head import BETWEEN, PACE, TAILS, WITHIN, ClassMeans, class_means, log_shares
 from bayesmeta.meta.episodes import episodes
@@ -50,7 +51,7 @@ def blobs(count: int, sizes: tuple[int, ...], classes: int = 3, seed: int = 0) -
 
 
 def program_of(tasks: bm.Tasks, **options: Any) -> Program:
-    return last_layer(linear(2, 2), inputs=2, classes=3, scale=3.0, **options).program(tasks)
+    return last_layer(linear(2, 2), inputs=2, scale=3.0, **options).program(tasks)
 
 
 def collapsed(program: Program, tasks: bm.Tasks, method: str) -> Collapsed:
@@ -63,75 +64,109 @@ def points(program: Program, count: int) -> Tensor:
     return 0.5 * torch.randn(count, program.structure.phi.size, generator=generator(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_evidence_of_classes_is_that_of_the_generic_laplace_route(bias: bool) -> None:
-    tasks = blobs(3, (6, 0, 2))
-    program = program_of(tasks, bias=bias)
+@pytest.mark.parametrize("options", [{"exchangeable": True}, {"bias": False}], ids=["exchangeable", "no bias"])
+def test_the_evidence_of_classes_is_that_of_the_generic_laplace_route(options: dict[str, Any]) -> None:
+    tasks = blobs(2, (5, 0), classes=2)
+    program = program_of(tasks, classes=2, **options)
     own, generic = collapsed(program, tasks, "auto"), collapsed(program, tasks, "laplace")
-    u = points(program, 3)
+    u = points(program, 2)
 
     assert (kind(own), kind(generic)) == ("own", "laplace")
     torch.testing.assert_close(log_evidence(own, u), log_evidence(generic, u), rtol=1e-8, atol=1e-8)
 
 
-def test_weights_of_classes_are_distributed_as_on_the_generic_route() -> None:
-    tasks = blobs(2, (7, 3))
-    program = program_of(tasks)
-    u = points(program, 1).expand(800, -1)
-    one, other = (theta_coordinates(collapsed(program, tasks, method), u, 0) for method in ("auto", "laplace"))
+ROWS, LABEL = torch.tensor([[0.4], [-1.1], [0.9], [3.0], [-0.3]], dtype=torch.float64), torch.tensor([0, 1, 0, 0, 0])
 
-    assert ((one.mean(0) - other.mean(0)) / other.std(0)).abs().max() < 4 * math.sqrt(2 / 800)
-    assert (one.std(0) / other.std(0) - 1).abs().max() < 4 / math.sqrt(800)
-    assert np.abs(np.corrcoef(one[:, 0].T) - np.corrcoef(other[:, 0].T)).max() < 0.17
+
+def on_a_grid() -> tuple[Tensor, Tensor]:
+    """d = w_0 - w_1 ~ Normal(0, √2) of two classes of one feature, and log p(y, d) times the width of a cell."""
+    d = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    signs = 1 - 2 * LABEL.double()
+    likelihood = torch.nn.functional.logsigmoid(signs.unsqueeze(1) * ROWS * d).sum(0)
+    return d, likelihood - 0.25 * d.square() - 0.5 * math.log(4 * math.pi) + math.log(float(d[1] - d[0]))
+
+
+def of(rows: Tensor, label: Tensor, classes: int, mask: Tensor | None = None, offset: Tensor | None = None) -> Data:
+    y = torch.eye(classes, dtype=torch.float64)[label]
+    mask = torch.ones(len(rows), dtype=torch.bool) if mask is None else mask
+    return Data(rows, y, torch.zeros_like(y) if offset is None else offset, mask)
 
 
 def test_the_evidence_of_classes_is_near_the_integral() -> None:
-    """Two classes of one feature: the integral over the difference of their weights is a sum over a grid."""
-    rows = torch.tensor([[0.4], [-1.1], [0.9], [2.0], [-0.3]], dtype=torch.float64)
-    label = torch.tensor([0, 1, 0, 0, 0])
-    found = fitted(rows, torch.eye(2, dtype=torch.float64)[label], torch.ones(5, dtype=torch.bool))
-    d = torch.linspace(-12, 12, 4001, dtype=torch.float64)  # w_0 - w_1 ~ Normal(0, √2)
-    signs = 1 - 2 * label.double()
-    likelihood = torch.nn.functional.logsigmoid(signs.unsqueeze(1) * rows * d).sum(0)
-    prior = -0.25 * d.square() - 0.5 * math.log(4 * math.pi)
-    exact = torch.logsumexp(likelihood + prior, 0) + math.log(float(d[1] - d[0]))
+    _, log_density = on_a_grid()
 
-    assert float(found.log_z) == pytest.approx(float(exact), abs=0.05)
-    assert float(found.log_z) != pytest.approx(5 * math.log(0.5), abs=0.2)
+    assert float(fitted(of(ROWS, LABEL, 2)).log_z) == pytest.approx(float(log_density.logsumexp(0)), abs=0.05)
+
+
+def test_draws_of_weights_are_from_the_posterior_and_not_from_laplaces_normal() -> None:
+    """One feature without a constant: mean, sd and skewness of w_0 - w_1 are those of sums over a grid."""
+    tasks = bm.Tasks.from_lists([ROWS], [LABEL.double()])
+    hierarchy = last_layer(nn.Identity(), inputs=1, classes=2, bias=False, exchangeable=True, scale=1.0)
+    d, log_density = on_a_grid()
+    p = torch.softmax(log_density, 0)
+    mean = p @ d
+    away = d - mean
+    sd = (p @ away.square()).sqrt()
+    program = hierarchy.program(tasks)
+    assert program.structure.phi.size == 1
+    u = torch.zeros(8000, 1, dtype=torch.float64)  # s = 1
+    w = theta_coordinates(collapsed(program, tasks, "auto"), u, 0)[:, 0]
+    found = w[:, 0] - w[:, 1]
+
+    assert float((found.mean() - mean) / sd) == pytest.approx(0, abs=4 / math.sqrt(8000))
+    assert float(found.std() / sd) == pytest.approx(1, abs=4 / math.sqrt(8000))
+    skewness = float(p @ away**3 / sd**3)
+    assert skewness > 0.15
+    assert float(((found - found.mean()) ** 3).mean() / found.std() ** 3) == pytest.approx(skewness, abs=0.1)
+
+
+def test_slices_leave_a_normal_posterior_as_it_is_and_find_it_from_elsewhere() -> None:
+    """Standard normal weights, each seen once with noise of sd 1/2."""
+    seen = torch.tensor([1.5, -1.0], dtype=torch.float64)
+    z = torch.randn(4000, numbers(2, 12), generator=generator(), dtype=torch.float64)
+
+    def likelihood(v: Tensor) -> Tensor:
+        return -2 * (v - seen).square().sum(1)
+
+    v = sliced(likelihood, torch.full((4000, 2), -1.0, dtype=torch.float64), z, 12)
+    assert v.mean(0).tolist() == pytest.approx((0.8 * seen).tolist(), abs=0.04)
+    assert v.std(0).tolist() == pytest.approx([0.2**0.5] * 2, rel=0.06)
 
 
 def test_its_gradient_is_that_of_finite_differences_and_padding_has_no_say() -> None:
     rows = 1.5 * torch.randn(6, 3, generator=generator(2), dtype=torch.float64)
-    y = torch.eye(3, dtype=torch.float64)[torch.tensor([0, 1, 2, 0, 1, 0])]
-    mask = torch.tensor([True] * 5 + [False])
+    offset = torch.randn(6, 3, generator=generator(5), dtype=torch.float64)
+    label, mask = torch.tensor([0, 1, 2, 0, 1, 0]), torch.tensor([True] * 5 + [False])
 
-    def log_z(rows: Tensor) -> Tensor:
-        return fitted(rows, y, mask).log_z
+    def log_z(rows: Tensor, offset: Tensor) -> Tensor:
+        return fitted(of(rows, label, 3, mask, offset)).log_z
 
-    grad = torch.func.grad(log_z)(rows)
-    step = 1e-5 * torch.randn(6, 3, generator=generator(3), dtype=torch.float64)
-    slope = float(log_z(rows + step) - log_z(rows - step))
-    assert slope == pytest.approx(2 * float((grad * step).sum()), rel=1e-5)
-    assert not grad[5].any()
-    torch.testing.assert_close(log_z(rows), fitted(rows[:5], y[:5], mask[:5]).log_z)
+    for k, at in enumerate((rows, offset)):
+        grad = torch.func.grad(log_z, k)(rows, offset)
+        step = 1e-5 * torch.randn(6, 3, generator=generator(3), dtype=torch.float64)
+        ends = [[at + sign * step if k == j else one for j, one in enumerate((rows, offset))] for sign in (1, -1)]
+        slope = float(log_z(*ends[0]) - log_z(*ends[1]))
+        assert slope == pytest.approx(2 * float((grad * step).sum()), rel=1e-5)
+        assert not grad[5].any()
+    alone = fitted(of(rows[:5], label[:5], 3, offset=offset[:5])).log_z
+    torch.testing.assert_close(log_z(rows, offset), alone)
 
 
 def test_the_mode_is_found_where_whole_steps_overshoot() -> None:
     """Features of size 30: the classes are all but certain, and Newton's steps from zero go too far."""
     rows = 30 * torch.randn(12, 4, generator=generator(4), dtype=torch.float64)
-    label = torch.arange(12) % 3
-    y = torch.eye(3, dtype=torch.float64)[label]
-    found = fitted(rows, y, torch.ones(12, dtype=torch.bool))
+    data = of(rows, torch.arange(12) % 3, 3)
+    found = fitted(data)
 
-    slope = rows.mT @ (y - torch.softmax(rows @ found.weights, -1)) - found.weights
+    slope = rows.mT @ (data.y - torch.softmax(rows @ found.weights, -1)) - found.weights
     assert float(slope.abs().max()) < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore:the draws are doubtful")  # of a single point for φ
 def test_a_posterior_over_it_adapts_and_predicts_classes() -> None:
     tasks = blobs(20, (9,))
-    hierarchy = last_layer(linear(2, 3), inputs=2, classes=3, scale=3.0)
-    posterior = bm.fit(hierarchy, tasks, inference=bm.Ensemble(members=1, steps=100), progress=False)
+    hierarchy = last_layer(linear(2, 3), inputs=2, classes=3, exchangeable=True, scale=3.0)
+    posterior = bm.fit(hierarchy, tasks, inference=bm.Ensemble(members=1, steps=60), progress=False)
     support, query = blobs(20, (30,), seed=1).split(9)
     predicted = posterior.adapt(support).predict(query)
     shares, y = predicted.probabilities, torch.stack([task.y for task in query]).long()
@@ -155,6 +190,7 @@ def test_a_posterior_over_it_adapts_and_predicts_classes() -> None:
     [
         ({"classes": 1}, "classes must be a whole number of at least 2, got 1"),
         ({"classes": 3, "outputs": 2}, "outputs, populations, covariance and noise are for observations that are"),
+        ({"exchangeable": True}, "exchangeable=True is about classes"),
         ({"classes": 3, "inputs": (2, 0)}, "inputs must be a whole number of at least 1, got 0"),
     ],
 )

@@ -56,6 +56,7 @@ def last_layer(
     inputs: int | tuple[int, ...] = 1,
     outputs: int = 1,
     classes: int | None = None,
+    exchangeable: bool = False,
     noise: Literal["learnt"] | float | nn.Module = "learnt",
     covariance: Literal["full", "diagonal"] = "full",
     bias: bool = True,
@@ -70,7 +71,8 @@ def last_layer(
         inputs: d, the number of input columns, or the shape of an input: ``(1, 28, 28)``.
         outputs: k; y is (n,) for one and (n, k) for several.
         classes: N; y is then a class, 0 to N-1, and the layer a logistic regression: see
-            `bayesmeta.families.class_layer`. Of the other options `bias` and `scale` go with it.
+            `bayesmeta.families.class_layer`. Of the other options `exchangeable`, `bias` and `scale` go with it.
+        exchangeable: Whether classes are numbered anyhow, another way in each task, as in few-shot learning.
         noise: ``"learnt"``, the known sd of the noise, or a network (n, inputs) to (n, 1) whose softplus
             multiplies a learnt sd: noise that depends on x. With populations it may give (n, populations).
         covariance: Of the weights of a task: ``"full"`` or ``"diagonal"``.
@@ -82,7 +84,7 @@ def last_layer(
         A hierarchy with evidence in closed form, of classes by Laplace's approximation. φ are ``net.*``, ``w_mean``,
         ``w_scale``, ``w_lower``, ``noise`` and ``share``; θ is ``w`` (p,), or (p k,) for several outputs, output by
         output within a feature, and ``label``, whose standard normal probability says which population it is. With
-        classes φ are ``net.*`` and ``w_scale``, and θ is ``w`` (p, N).
+        classes φ are ``net.*``, ``w_mean`` and ``w_scale``, and θ is ``w`` (p, N).
 
     Raises:
         OptionError: An option out of its range.
@@ -98,7 +100,9 @@ def last_layer(
     shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
     if classes is not None:
         _check_classes(classes, (outputs, populations, covariance, noise))
-        return class_layer(network, shape, classes, bias, scale)
+        return class_layer(network, shape, classes, bias=bias, scale=scale, exchangeable=exchangeable)
+    if exchangeable:
+        raise OptionError("exchangeable=True is about classes: say how many there are, classes=N, or leave it out")
     features = network.width(shape) + bias
     spread = Network(noise, name="noise_net") if isinstance(noise, nn.Module) else None
     if spread is not None and (given := spread.width(shape)) not in (1, populations):
