@@ -39,7 +39,7 @@ def one(tasks: bm.Tasks) -> Rows:
 
 def test_pooled_is_the_least_squares_line_of_all_rows() -> None:
     tasks = lines(20)
-    settings = Pooled(shots=3, steps=250, learning_rate=0.1)
+    settings = Pooled(shots=3, steps=120, learning_rate=0.15)
     learner = bm.meta.fit(linear(), tasks, settings, progress=False)
     design = np.c_[tasks.x.numpy(), np.ones(tasks.n_observations)]
     slope, level = np.linalg.lstsq(design, tasks.y.numpy(), rcond=None)[0]
@@ -87,12 +87,13 @@ def test_from_scratch_learns_nothing_from_other_tasks_but_how_large_errors_are()
     assert learner.noise == pytest.approx(error, rel=0.3)
 
 
+@pytest.mark.long
 def test_fine_tuning_lies_between_pooling_and_learning_to_adapt() -> None:
     """Slopes differ little by task: starting from what tasks have in common is most of it, adapting the rest."""
     train, (support, query) = lines(60, spread=0.3), lines(200, seed=1, spread=0.3).split(3)
-    shared: dict[str, Any] = {"shots": 3, "steps": 120, "learning_rate": 0.1, "inner_steps": 6}
+    shared: dict[str, Any] = {"shots": 3, "steps": 300, "learning_rate": 0.05, "inner_steps": 10}
     settings = {
-        "scratch": FromScratch(inner_steps=6, inner_learning_rate=0.2, shots=3, steps=1),
+        "scratch": FromScratch(inner_steps=10, inner_learning_rate=0.2, shots=3, steps=1),
         "pooled": Pooled(**shared),
         "pretrained": Pretrained(**shared, inner_learning_rate=0.2),
         "MAML": bm.meta.MAML(**shared, inner_learning_rate=0.2),
@@ -150,7 +151,7 @@ def test_a_new_head_has_an_output_for_each_class_of_a_new_task_and_starts_at_zer
 def test_classes_are_learnt_first_and_new_ones_after() -> None:
     train, new = stripes().split(8, seed=1)
     settings = Pretrained(
-        loss="cross_entropy", new_head=True, steps=150, learning_rate=0.015, inner_learning_rate=0.1, shots=1
+        loss="cross_entropy", new_head=True, steps=120, learning_rate=0.02, inner_learning_rate=0.1, shots=1
     )
     learner = bm.meta.fit(perceptron(train.n_classes), labelled(train, 64), settings, progress=False)
     support, query = new.tasks(60, ways=4, shots=1, query=3, seed=5)

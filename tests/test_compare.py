@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import bayesmeta as bm
+from bayesmeta.compare import measure
 from bayesmeta.compare.held import Held, held_of
 from bayesmeta.compare.measure import identity
 from bayesmeta.errors import (
@@ -315,7 +316,22 @@ def test_classes_have_accuracy_and_their_calibration_error_beside_its_floor() ->
     assert "ece (floor)" in repr(found)
 
 
-@pytest.mark.changes_rng  # nn.Linear draws its weights
+def test_large_tasks_are_predicted_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"shots": [2], "count": 7, "ways": 4, "query": 3, "progress": False}
+    whole = bm.compare({"near": nearest}, spots(), **options)
+    asked = []
+
+    def noted(support: bm.Tasks, query: bm.Tasks) -> Tensor:
+        asked.append(len(query))
+        return nearest(support, query)
+
+    monkeypatch.setattr(measure, "AT_ONCE", 3 * 4 * 5 * 16)
+    parts = bm.compare({"near": noted}, spots(), **options)
+    assert asked[:3] == [3, 3, 1]
+    assert parts["near", 2].table.equals(whole["near", 2].table)
+
+
+@pytest.mark.changes_rng
 def test_yes_or_no_counts_as_two_classes_beside_networks() -> None:
     """A Bernoulli mean is the probability of a one; numbers beside classes are refused."""
     rng = np.random.default_rng(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from bayesmeta.arrays import offsets_of
 from bayesmeta.errors import DataError, OptionError
 from bayesmeta.meta.classes import check_classes, ways_of
+from bayesmeta.query import query_tasks
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Held", "held_of"]
@@ -34,6 +36,11 @@ class Held:
     query: Tasks
     place: Tensor
     ways: int | None
+
+    @cached_property
+    def asked(self) -> Tasks:
+        """The query without what was observed there: what learners get to see."""
+        return query_tasks(self.query, self.query)
 
     def at(self, shots: int) -> Tasks:
         """The first so many rows of each task, or of each of its classes."""

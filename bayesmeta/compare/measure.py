@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import warnings
@@ -20,11 +21,11 @@ from bayesmeta.diagnose.over_tasks import names_of
 from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from bayesmeta.meta.learner import Learner
 from bayesmeta.posterior import Posterior
-from bayesmeta.query import query_tasks
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Predictor", "identity", "measured", "predictor", "train_seconds"]
 
+AT_ONCE = 30_000_000  # numbers of the inputs of tasks whose classes are predicted together
 RUNS, PATIENCE = 5, 2.0  # runs of one task, while they take no longer than so many seconds together
 Predictor = Callable[[Tasks, Tasks], Any]
 
@@ -87,17 +88,35 @@ def measured(
         level: Probability of intervals.
         seed: Seeds what the score draws.
     """
-    support, asked = held.at(shots), query_tasks(held.query, held.query)
+    support, asked = held.at(shots), held.asked
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", BayesmetaWarning)
         begin = time.perf_counter()
-        predicted = predict(support, asked)
+        predicted = _predicted(predict, support, asked, classes)
         _made(predicted)
         seconds = time.perf_counter() - begin
         found = scored(predicted, held.query, classes, level, seed)
         alone = _alone(predict, support, asked)
     said = [str(one.message) for one in caught if issubclass(one.category, BayesmetaWarning)]
     return Cell(found, 1000 * alone, seconds), list(dict.fromkeys(said))
+
+
+def _predicted(predict: Predictor, support: Tasks, asked: Tasks, classes: int | None) -> Any:
+    """The prediction of a query; classes of large inputs some tasks at a time, so that memory stays bounded."""
+    numbers = (support.x.numel() + asked.x.numel()) / len(asked)
+    step = max(1, int(AT_ONCE / max(numbers, 1)))
+    if classes is None or step >= len(asked):
+        return predict(support, asked)
+    parts = []
+    for start in range(0, len(asked), step):
+        some = slice(start, start + step)
+        found = predict(support[some], asked[some])
+        p = probabilities_of(found)
+        parts.append(_two_classes(found, classes) if p is None else p)
+    out = torch.full((len(asked), max(len(p[0]) for p in parts), classes), math.nan, dtype=torch.float64)
+    for start, p in zip(range(0, len(asked), step), parts, strict=True):
+        out[start : start + len(p), : p.shape[1]] = p
+    return out
 
 
 def scored(predicted: Any, query: Tasks, classes: int | None, level: float, seed: int) -> Scores:
