@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import bayesmeta as bm
+from bayesmeta.diagnose.metrics import Score
 from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
 from bayesmeta.meta import ABML, BMAML, LLAMA, MAML, PLATIPUS, VAMPIRE
 from bayesmeta.meta.algorithm import Algorithm
@@ -565,6 +566,28 @@ def test_a_recorded_step_is_the_same_step(name: str) -> None:
     assert climb.mode == "traced"
     torch.testing.assert_close(-value[0], expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(-grad[0], flat.vector(slope), rtol=1e-8, atol=1e-11)
+
+
+def scored(algorithm: Algorithm) -> Score:
+    """Waves by three points each: trained on a stream of them, judged on 200 new ones."""
+    env = bm.data.DKTSines(inputs=(-2.0, 2.0), amplitude=(0.5, 2.0))
+    stream = bm.Stream(lambda seed: env.tasks(12, shots=12, seed=seed))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(1, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1))
+    settings = replace(algorithm, shots=3, inner_steps=3, inner_learning_rate=0.05, steps=1000, learning_rate=5e-3)
+    support, query = env.tasks(200, shots=3, query=50, seed=999)
+    return bm.score(bm.meta.fit(net, stream, settings, progress=False).adapt(support).predict(query), query, draws=200)
+
+
+@pytest.mark.long
+def test_networks_that_differ_where_little_is_known_are_better_calibrated() -> None:
+    """Paired over tasks, against MAML with the best error bar of one size."""
+    point = scored(MAML())
+    for algorithm in (LLAMA(), BMAML(), PLATIPUS()):
+        gain = scored(algorithm).minus(point).to_dict("index")
+        assert gain["nll"]["difference"] < 0
+        assert gain["nll_joint"]["difference"] < -2 * gain["nll_joint"]["standard_error"]
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------
