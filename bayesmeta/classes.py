@@ -28,11 +28,13 @@ def class_count(fn: Any) -> int:
 def class_shares(fn: Any) -> Tensor:
     """Probabilities of the classes of Categorical observations (m, N), of a mixture of them averaged."""
     if isinstance(fn, Mixed):
-        return torch.tensordot(fn.log_weights.exp(), class_shares(fn.parts), 1)
+        mixed: Tensor = torch.tensordot(fn.log_weights.exp(), class_shares(fn.parts), 1)
+        return mixed
     probs: Tensor = base_of(fn).probs
     return probs.expand(*fn.shape(), probs.shape[-1])
 
 
 def log_share(fn: Any, y: Tensor) -> Tensor:
     """The log probability of each class y (m,), each on its own."""
-    return class_shares(fn).gather(-1, y.long().unsqueeze(-1)).squeeze(-1).log()
+    chosen: Tensor = class_shares(fn).gather(-1, y.long().unsqueeze(-1))
+    return chosen.squeeze(-1).log()

@@ -6,7 +6,7 @@
 | `logistic` | logistic regressions: yes or no, or so many out of m | the same, in log odds |
 | `poisson` | regressions of counts, overdispersed or not | the same, in log rates |
 | `mixture` | linear regressions of tasks that come from K populations | each population, and how common it is |
-| `last_layer` | linear regressions on features of a network | the network, and how the last layer varies |
+| `last_layer` | linear or logistic regressions on features of a network | the network, and how the last layer varies |
 | `gp` | functions of a Gaussian process; kernels add, multiply, look through networks | kernel, mean and noise |
 | `bnn` | small networks whose weights are a task's own | the mean and the spread of every weight |
 """

@@ -88,12 +88,13 @@ def root_of_precision(data: Data, share: Tensor) -> Tensor:
     curved = torch.diag_embed(share) - share.unsqueeze(-1) * share.unsqueeze(-2)
     size = data.rows.shape[1] * share.shape[1]
     precision = torch.einsum("ip,iq,icd->pcqd", data.rows, data.rows, curved).reshape(size, size)
-    return torch.linalg.cholesky(precision + torch.eye(size, dtype=precision.dtype))
+    root: Tensor = torch.linalg.cholesky(precision + torch.eye(size, dtype=precision.dtype))
+    return root
 
 
 def weights_drawn(found: Fitted, root: Tensor, z: Tensor) -> Tensor:
     """Draws of V (S, p, N) from the normal about the mode, from standard normal numbers (S, p N)."""
-    away = torch.linalg.solve_triangular(root.mT, z.mT, upper=True).mT
+    away: Tensor = torch.linalg.solve_triangular(root.mT, z.mT, upper=True).mT
     return found.weights + away.reshape(len(z), *found.weights.shape)
 
 
@@ -104,7 +105,8 @@ def _newton(data: Data, kernel: Tensor, slope: Tensor) -> Tensor:
     pull = at.share * (f - (at.share * f).sum(-1, keepdim=True)) + said - at.share
     away = torch.einsum("cij,jc->ic", at.each, kernel @ pull)
     shared = torch.cholesky_solve(away.sum(-1, keepdim=True), at.root)
-    return pull - away + torch.einsum("cij,jk->ic", at.each, shared)
+    target: Tensor = pull - away + torch.einsum("cij,jk->ic", at.each, shared)
+    return target
 
 
 def _better(data: Data, kernel: Tensor, slope: Tensor, target: Tensor) -> Tensor:
@@ -113,13 +115,15 @@ def _better(data: Data, kernel: Tensor, slope: Tensor, target: Tensor) -> Tensor
     points = slope + lengths[:, None, None] * (target - slope)
     best = _height(data, kernel, points).argmax(0)
     chosen = (torch.arange(len(LADDER)) == best).to(slope.dtype)
-    return torch.tensordot(chosen, points, 1)
+    reached: Tensor = torch.tensordot(chosen, points, 1)
+    return reached
 
 
 def _height(data: Data, kernel: Tensor, slope: Tensor) -> Tensor:
     """log p(y, f) at f = K a, without the constant of the prior, of a (..., n, N)."""
     f = kernel @ slope
-    return log_likelihood(data, f) - 0.5 * (slope * f).sum((-1, -2))
+    height: Tensor = log_likelihood(data, f) - 0.5 * (slope * f).sum((-1, -2))
+    return height
 
 
 def _curved(data: Data, kernel: Tensor, slope: Tensor) -> _Curved:

@@ -120,7 +120,8 @@ class _ClassLayer:
             return log_likelihood(data, data.rows @ v.reshape(shape))
 
         v = sliced(likelihood, begin.reshape(len(z), size), z[:, size:], SLICES)
-        return self._mean(phi) + phi["width"].unsqueeze(-1) * v.reshape(shape)
+        w: Tensor = self._mean(phi) + phi["width"].unsqueeze(-1) * v.reshape(shape)
+        return w
 
     def _data(self, phi: Phi, row: Row) -> Data:
         features = self._features(phi, row.x)
