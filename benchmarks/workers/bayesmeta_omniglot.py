@@ -51,7 +51,7 @@ def _learnt(settings: dict[str, Any], ways: int, shots: int, seconds: float, see
     outputs = None if name in FEATURES else ways
     if name == "Pretrained":  # whose tasks number all classes alike, and adapt to others
         outputs, stream = images.n_classes, bm.meta.labelled(images)
-        algorithm = replace(algorithm, ways=ways, batch_size=1)
+        algorithm = replace(algorithm, batch_size=1)
     else:
         stream = images.stream(ways, shots, TRAINED_ON[ways], batch=algorithm.batch_size)
     conv = bm.meta.Conv4(1, outputs, seed=seed, **net)
