@@ -431,7 +431,9 @@ def test_without_observations_particles_stay() -> None:
 
 def test_many_steps_lead_to_the_exact_posterior_of_a_slope() -> None:
     """One weight, so that a mean field has room for it; a pair of draws one sd to either side is exact."""
-    algorithm = VAMPIRE(prior_sd=0.7, noise=0.4, inner_learning_rate=0.8, inner_steps=170, draws=1)
+    algorithm = VAMPIRE(
+        prior_sd=0.7, divergence_weight=1.0, noise=0.4, inner_learning_rate=0.8, inner_steps=170, draws=1
+    )
     net = Functional(line(1))
     rows, meta = plane()._replace(x=plane().x[:, :1]), algorithm.begin(net)
     x, y = real(rows)
@@ -453,7 +455,15 @@ def test_many_steps_lead_to_the_exact_posterior_of_a_slope() -> None:
 
 def test_abml_goes_down_a_bound_of_the_evidence_and_reaches_it() -> None:
     """Without query and hyperprior, by SciPy; with few steps the bound is not tight."""
-    algorithm = ABML(prior_sd=0.7, noise=0.4, inner_learning_rate=0.8, inner_steps=170, draws=1, hyperprior=0.0)
+    algorithm = ABML(
+        prior_sd=0.7,
+        divergence_weight=1.0,
+        noise=0.4,
+        inner_learning_rate=0.8,
+        inner_steps=170,
+        draws=1,
+        hyperprior=0.0,
+    )
     net = Functional(line(1))
     rows, meta = plane()._replace(x=plane().x[:, :1]), algorithm.begin(net)
     x, y = real(rows)

@@ -51,7 +51,7 @@ class ABML(MeanField):
         rows = Rows(*(torch.cat(parts) for parts in zip(episode.support, episode.query, strict=True)))
         posterior = self.posterior(net, meta, episode.support, self.inner_steps, episode.noise)
         surprise = self.expected_surprise(net, meta, posterior, rows, episode.noise)
-        cost = divergence(net, posterior, meta) / rows.mask.sum().clamp(min=1)
+        cost = self.divergence_weight * divergence(net, posterior, meta) / rows.mask.sum().clamp(min=1)
         return surprise + cost - self.hyperprior * self._log_hyperprior(net, meta)
 
     def _log_hyperprior(self, net: Functional, meta: Weights) -> Tensor:

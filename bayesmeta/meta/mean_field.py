@@ -1,7 +1,7 @@
 """Mean-field posteriors of a task: a normal distribution for each weight, that begins at the prior and is adapted.
 
     q(w) = Π_i N(w_i; μ_i, s_i²)      prior p(w) = the same with the meta-parameters μ⁰, s⁰
-    one step down  F = E_q[L_support(w)] + r KL(q | p),   r = 2σ²/n
+    one step down  F = E_q[L_support(w)] + r KL(q | p),   r = 2σ²/n times a weight
 
         log s ← log s - α ∂F/∂log s
             μ ← (μ - α ∂E_q[L]/∂μ + c μ⁰) / (1 + c),   c = α r / s⁰²
@@ -39,17 +39,21 @@ class MeanField(Bayesian):
 
     Args:
         prior_sd: Standard deviation of each weight from task to task, to begin with; it is learnt.
+        divergence_weight: How much KL(q | p) counts. With 1 many steps lead to the posterior; less, as by default,
+            lets tasks go further in few steps.
         pairs: Pairs of opposite draws that expectations are taken over, in inner steps and in the meta-objective.
         first_order: Leave out the second derivatives of the inner steps.
     """
 
     prior_sd: float = 0.05
+    divergence_weight: float = 0.1
     pairs: int = 1
     first_order: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("prior_sd", self.prior_sd)
+        check_positive("divergence_weight", self.divergence_weight)
         check_whole("pairs", self.pairs, 1)
 
     def begin(self, net: Functional) -> Weights:
@@ -85,7 +89,7 @@ class MeanField(Bayesian):
             noise: Standard normal numbers (randoms,), the first of which the draws of the steps are made of.
         """
         prior = {name: meta[name] for weight in net.weights for name in (weight, LOG_SD + weight)}
-        numbers, share = numbers_of(net, noise)[: self.pairs], self.share(meta, support)
+        numbers, share = numbers_of(net, noise)[: self.pairs], self.divergence_weight * self.share(meta, support)
 
         def free(posterior: Weights) -> Tensor:
             """What is gone down but for the pull of the means."""
