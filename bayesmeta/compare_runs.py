@@ -76,8 +76,7 @@ def written(found: Comparison, out: Path) -> list[Path]:
     import matplotlib.pyplot as plt
 
     table, picture = out.with_suffix(".csv"), out.with_suffix(".png")
-    panels: Any = found.plot()
-    figure = panels[0, 0].figure
+    figure = found.plot()[0, 0].figure
     try:
         found.table.to_csv(table)
         figure.savefig(picture, dpi=150)

@@ -481,9 +481,9 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_a_line_for_each_learner_in_a_panel_for_each_metric() -> None:
     found = once()
     panels = found.plot()
-    drawn = [check(panel) for panel in panels.reshape(-1)]  # type: ignore[union-attr]
+    drawn = [check(panel) for panel in panels.reshape(-1)]
 
-    assert panels.shape == (1, 2)  # type: ignore[union-attr]
+    assert panels.shape == (1, 2)
     assert [one.ylabel.split(" (")[0] for one in drawn] == ["root mean squared error", "-log p(y) per observation"]
     line = drawn[0].data("line", label="guess")
     assert np.allclose(line[:, 1], found.table["rmse"].xs("guess", level="learner"))
@@ -494,13 +494,14 @@ def test_a_line_for_each_learner_in_a_panel_for_each_metric() -> None:
 
 def test_single_metrics_have_what_they_should_be_beside_them() -> None:
     found = once()
-    covered = check(found.plot(metric="coverage"))  # type: ignore[arg-type]
-    error = check(bm.plot.compare(found, metric="ece", label="error"))  # type: ignore[arg-type]
+    covered = check(bm.plot.compare(found, metric="coverage"))
+    error = check(bm.plot.compare(found, metric="ece", label="error"))
 
     assert covered.data("line", label="promised: 0.9")[0, 1] == 0.9
     assert error.ylabel == "error"
     floors = np.concatenate([item.y for item in error.of("points")])
     assert set(np.round(floors, 9)) >= set(np.round(found.table["ece_floor"], 9))
+    assert "95% interval over tasks" in check(bm.plot.compare(found)).legend
     rows = check(bm.plot.compare(found.scores(3), metric="crps"))
     assert "units of y" in rows.xlabel
 
@@ -508,9 +509,9 @@ def test_single_metrics_have_what_they_should_be_beside_them() -> None:
 def test_what_cannot_be_drawn_is_refused() -> None:
     found = once()
     with pytest.raises(UnknownNameError, match="unknown metric 'accuracy'; valid: 'rmse'"):
-        found.plot(metric="accuracy")
+        bm.plot.compare(found, metric="accuracy")
     with pytest.raises(OptionError, match="metric is empty"):
-        found.plot(metric=[])
+        found.plot([])
     with pytest.raises(OptionError, match="level must lie between 0 and 1"):
         found.plot(level=1.0)
     with pytest.raises(UnknownNameError, match="unknown number of shots"):

@@ -16,8 +16,6 @@ from bayesmeta.diagnose.metrics import Score
 from bayesmeta.errors import NotAvailableError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from bayesmeta.plot.style import Grid
 
 __all__ = ["Cell", "Comparison"]
@@ -138,11 +136,26 @@ class Comparison:
             raise NotAvailableError(f"{name!r} has no score at {shots} shots: {reason}")
         return found[name]
 
-    def plot(self, **options: Any) -> Axes | Grid:
-        """Metrics against the number of shots, a line for each learner. See `bayesmeta.plot.compare`."""
-        from bayesmeta.plot.compare import compare
+    def plot(self, metric: Sequence[str] | None = None, *, level: float = 0.95) -> Grid:
+        """Metrics against the number of shots, a panel for each, a line for each learner.
 
-        return compare(self, **options)
+        `bayesmeta.plot.compare` draws one of them, in axes of yours.
+
+        Args:
+            metric: Columns of the table; by default error or accuracy, and nll.
+            level: Probability of the bars, by standard errors over tasks.
+
+        Returns:
+            The axes (1, metrics).
+
+        Raises:
+            UnknownNameError: There is no such metric.
+            DataError: A metric is not a number for any learner.
+            OptionError: No metric, or a level outside (0, 1).
+        """
+        from bayesmeta.plot.compare_shots import comparison_panels
+
+        return comparison_panels(self, list(self.metrics[:2] if metric is None else metric), level)
 
     @property
     def interrupted(self) -> bool:

@@ -4,21 +4,21 @@ Dots are means, bars hold them with the probability asked for, by standard error
 value is known; which of two is better is said far more sharply by their differences task by task, because both met
 the same tasks. These stand at the right, with the half-width of their own interval.
 
-Of a comparison by number of shots, a panel for each metric has a line for each learner.
+Of a comparison by number of shots, each learner is a line.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from bayesmeta.diagnose.comparison import Comparison
 from bayesmeta.errors import DataError, OptionError, UnknownNameError, unknown
 from bayesmeta.plot.compare_shots import compare_shots
-from bayesmeta.plot.style import BLACK, BLUE, GREY, Grid, check_level, legend, new_axes, percent, tidy
+from bayesmeta.plot.style import BLACK, BLUE, GREY, check_level, legend, new_axes, percent, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,45 +53,27 @@ class _Row:
     away_error: float = math.nan
 
 
-@overload
 def compare(
-    results: Mapping[str, Any] | pd.DataFrame,
+    results: Mapping[str, Any] | pd.DataFrame | Comparison,
     *,
     metric: str | None = None,
     level: float = 0.95,
     label: str | None = None,
     ax: Axes | None = None,
-) -> Axes: ...
-@overload
-def compare(
-    results: Comparison,
-    *,
-    metric: str | Sequence[str] | None = None,
-    level: float = 0.95,
-    label: str | None = None,
-    ax: Axes | Sequence[Axes] | Grid | None = None,
-) -> Axes | Grid: ...
-def compare(
-    results: Mapping[str, Any] | pd.DataFrame | Comparison,
-    *,
-    metric: str | Sequence[str] | None = None,
-    level: float = 0.95,
-    label: str | None = None,
-    ax: Axes | Sequence[Axes] | Grid | None = None,
-) -> Axes | Grid:
-    """Draw one metric of several learners, or some metrics of a comparison against the number of shots.
+) -> Axes:
+    """Draw one metric of several learners: a row each, or against the number of shots a line each.
 
     Args:
         results: By name, what `bm.score` returned for each, of the same query; or the table of `bm.score_table` or of
-            `bm.loo_compare`. A table of scores does not tell the differences task by task. Or what `bm.compare` found.
-        metric: A column of the table: ``"nll"`` by default, or ``"elpd_loo"``. Of a comparison one or several: error or
-            accuracy, and nll, by default.
+            `bm.loo_compare`. A table of scores does not tell the differences task by task. Or what `bm.compare` found,
+            by number of shots.
+        metric: A column of the table: ``"nll"`` by default, or ``"elpd_loo"``.
         level: Probability of the bars.
         label: Label of the axis of the metric, with its unit.
-        ax: Axes to draw in, one for each metric; a new figure by default.
+        ax: Axes to draw in; a new figure by default.
 
     Returns:
-        The axes; of several metrics (1, metrics).
+        The axes.
 
     Raises:
         OptionError: Nothing to compare, or a level outside (0, 1).
@@ -100,10 +82,8 @@ def compare(
     """
     check_level(level)
     if isinstance(results, Comparison):
-        metrics = [metric] if isinstance(metric, str) else list(results.metrics[:2] if metric is None else metric)
-        panels = compare_shots(results, metrics, level, label, ax)
-        return panels[0, 0] if isinstance(metric, str) else panels
-    return _compare_rows(results, metric, level, label, ax)  # type: ignore[arg-type]
+        return compare_shots(results, metric or "nll", level, label, ax)
+    return _compare_rows(results, metric, level, label, ax)
 
 
 def _compare_rows(

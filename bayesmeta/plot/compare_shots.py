@@ -9,14 +9,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayesmeta.errors import DataError, OptionError, UnknownNameError, unknown
-from bayesmeta.plot.style import BLACK, BLUE, GREY, SERIES, Grid, grid_legend, grid_of, new_grid, percent, tidy
+from bayesmeta.plot.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    SERIES,
+    Grid,
+    check_level,
+    grid_legend,
+    legend,
+    new_axes,
+    new_grid,
+    percent,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bayesmeta.diagnose.comparison import Comparison
 
-__all__ = ["compare_shots"]
+__all__ = ["compare_shots", "comparison_panels"]
 
 COLOURS = (BLUE, *SERIES, GREY)
 STYLES = ("-", "--", ":")
@@ -35,47 +48,63 @@ SHORT = {
 }
 
 
-def compare_shots(
-    result: Comparison, metrics: Sequence[str], level: float, label: str | None, ax: Axes | Sequence[Axes] | Grid | None
-) -> Grid:
-    """Draw metrics of a comparison, a panel for each.
+def compare_shots(result: Comparison, metric: str, level: float, label: str | None, ax: Axes | None) -> Axes:
+    """Draw a metric of a comparison.
 
     Args:
         result: What `bayesmeta.compare` found.
-        metrics: Columns of its table.
+        metric: A column of its table.
         level: Probability of the bars, by standard errors over tasks.
         label: Label of the vertical axis, in place of the metric's own.
-        ax: Axes to draw in, one for each metric; a new figure by default.
-
-    Returns:
-        The axes (1, metrics).
+        ax: Axes to draw in; a new figure by default.
 
     Raises:
         UnknownNameError: There is no such metric.
+        DataError: It is not a number for any learner.
+    """
+    _check(result, metric)
+    ax = new_axes() if ax is None else ax
+    _fill(ax, result, metric, level, label)
+    legend(ax, columns=3)
+    return ax
+
+
+def comparison_panels(result: Comparison, metrics: Sequence[str], level: float) -> Grid:
+    """Draw metrics of a comparison in a new figure, a panel for each (1, metrics), with one legend for all.
+
+    Raises:
+        OptionError: No metric.
+        UnknownNameError: There is no such metric.
         DataError: A metric is not a number for any learner.
-        OptionError: No metric, or not as many axes as metrics.
     """
     if not metrics:
         raise OptionError("metric is empty: name one or more columns of the table")
-    table = result.table
+    check_level(level)
     for metric in metrics:
-        if metric not in result.metrics:
-            raise UnknownNameError(unknown("metric", metric, result.metrics))
-        if bool(table[metric].isna().all()):
-            raise DataError(f"{metric!r} is not a number for any learner: take another metric")
-    count = len(metrics)
-    panels = new_grid(1, count, 6.4 if count == 1 else 4.3, 4.4) if ax is None else grid_of(ax, count).reshape(1, count)
+        _check(result, metric)
+    panels = new_grid(1, len(metrics), 4.3, 4.4)
     for panel, metric in zip(panels[0], metrics, strict=True):
-        for place in range(len(result.learners)):
-            _draw(panel, result, metric, place, NormalDist().inv_cdf((1 + level) / 2))
-        _reference(panel, result, metric)
-        panel.plot([], [], color=GREY, alpha=0.4, linewidth=2.5, label=f"{percent(level)} interval over tasks")
-        panel.set_xticks(range(len(result.shots)), [f"{k:,}" for k in result.shots])
-        panel.set_xlabel("observations adapted on (shots)")
-        panel.set_ylabel(label or SHORT[metric])
-        tidy(panel)
-    grid_legend(panels, whole=ax is None)
+        _fill(panel, result, metric, level, None)
+    grid_legend(panels, whole=True)
     return panels
+
+
+def _check(result: Comparison, metric: str) -> None:
+    """Raise unless there is something to draw of a metric."""
+    if metric not in result.metrics:
+        raise UnknownNameError(unknown("metric", metric, result.metrics))
+    if bool(result.table[metric].isna().all()):
+        raise DataError(f"{metric!r} is not a number for any learner: take another metric")
+
+
+def _fill(ax: Axes, result: Comparison, metric: str, level: float, label: str | None) -> None:
+    for place in range(len(result.learners)):
+        _draw(ax, result, metric, place, NormalDist().inv_cdf((1 + level) / 2))
+    _reference(ax, result, metric, level)
+    ax.set_xticks(range(len(result.shots)), [f"{k:,}" for k in result.shots])
+    ax.set_xlabel("observations adapted on (shots)")
+    ax.set_ylabel(label or SHORT[metric])
+    tidy(ax)
 
 
 def _draw(ax: Axes, result: Comparison, metric: str, place: int, width: float) -> None:
@@ -97,10 +126,12 @@ def _draw(ax: Axes, result: Comparison, metric: str, place: int, width: float) -
     ax.vlines(x, values[there] - half, values[there] + half, color=colour, alpha=0.4, linewidth=2.5)
 
 
-def _reference(ax: Axes, result: Comparison, metric: str) -> None:
-    """What is promised, or what a perfect prediction would have."""
+def _reference(ax: Axes, result: Comparison, metric: str, level: float) -> None:
+    """What bars are, what is promised, or what a perfect prediction would have."""
     if metric == "ece":
         ax.scatter([], [], marker="_", color=GREY, s=60, linewidths=1.5, label="a perfect prediction's own error")
+        return
+    ax.plot([], [], color=GREY, alpha=0.4, linewidth=2.5, label=f"{percent(level)} interval over tasks")
     if metric == "coverage":
-        level = next(iter(result.cells.values())).score.level  # type: ignore[union-attr]
-        ax.axhline(level, color=BLACK, linewidth=0.8, linestyle="--", zorder=1, label=f"promised: {level:g}")
+        wanted = next(iter(result.cells.values())).score.level  # type: ignore[union-attr]
+        ax.axhline(wanted, color=BLACK, linewidth=0.8, linestyle="--", zorder=1, label=f"promised: {wanted:g}")
