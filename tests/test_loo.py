@@ -25,6 +25,9 @@ import bayesmeta as bm
 from bayesmeta.diagnose.loo import leave_out, pointwise
 from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError
 from bayesmeta.evidence import Joint
+from bayesmeta.evidence.conditional import log_evidence
+from bayesmeta.infer.climb import climb
+from bayesmeta.target import Target
 from tests.evidences import gallery
 from tests.scenarios import beta_binomial, normal_normal
 from tests.truth import Array, Scenario
@@ -272,6 +275,31 @@ def test_stacking_weights_are_those_of_the_best_mixture() -> None:
     np.testing.assert_allclose(_stacking(columns), [0.3, 0.7, 0.0], atol=0.03)
 
 
+# --- φ a point ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:the draws are doubtful:bayesmeta.errors.BayesmetaWarning")
+def test_a_point_is_moved_to_the_mode_without_each_task() -> None:
+    """By Newton steps from the mode of all tasks, against climbing to the mode of the others."""
+    scenario = normal_normal()
+    posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.SVI(guide="map", draws=50), progress=False)
+    evidence, u = posterior.collapsed, posterior.phi_coordinates[:1]
+    found = posterior.loo()
+    moved, still = pointwise(found).values, log_evidence(evidence, u)[0].numpy()
+    without = []
+    for t, name in enumerate(scenario.tasks.names):
+        target = Target(evidence.on(scenario.tasks.without(name)))
+        mode = climb(target.value_and_grad, u).mode
+        without.append(float(log_evidence(evidence.on(scenario.tasks[[t]]), mode)[0, 0]))
+
+    np.testing.assert_allclose(moved, without, atol=0.01)
+    assert np.abs(still - without).max() > 0.1
+    assert np.isneginf(np.asarray(found.pareto_k)).all()
+    assert "elpd_loo" in repr(found)
+    table = bm.loo_compare({"point": posterior, "all": fitted()})
+    assert abs(float(table["elpd_diff"].max())) < 1.0
+
+
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
@@ -285,7 +313,7 @@ def test_posteriors_that_cannot_tell_are_refused() -> None:
     with pytest.raises(NotAvailableError, match="loo needs at least 25 draws of φ, this posterior has 24"):
         _draws(torch.linspace(0, 1, 48, dtype=torch.float64).reshape(1, 24, 2)).loo()
     with pytest.raises(NotAvailableError, match="φ is a single point in this posterior"):
-        _draws(torch.ones(1, 100, 2, dtype=torch.float64)).loo()
+        leave_out(_draws(torch.ones(1, 100, 2, dtype=torch.float64)))
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -336,7 +336,8 @@ def test_what_point_estimates_cannot_say_is_said() -> None:
     found = _written(Subject(point, "", 0), "loo", "Leave one task out", leaving.section, lambda: None)
 
     assert found.title == "Leave one task out"
-    assert "Not shown: φ is a single point" in found.parts[0]
+    assert "φ is a single point here, which was moved without each task by Newton steps" in found.parts[0]
+    assert len(found.parts) == 2  # words and a table, but no picture of k-hats that there are not
 
 
 def test_tasks_without_a_parameter_of_their_own_say_so() -> None:

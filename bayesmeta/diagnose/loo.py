@@ -27,6 +27,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from bayesmeta.diagnose.loo_point import left_of_point
 from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError
 from bayesmeta.evidence import Collapsed, Joint
 from bayesmeta.evidence.conditional import log_evidence
@@ -77,12 +78,18 @@ def loo(posterior: Posterior, *, refit: bool = True, seed: int = 0, progress: bo
     Returns:
         With ``elpd_loo`` and its standard error ``se`` in nats, ``p_loo``, and by task ``loo_i`` and ``pareto_k``
         (ArviZ 1.x: ``elpd``, ``p``, ``elpd_i``). Tasks that were refitted have the k-hat of the draws without them,
-        and are named in ``pareto_k.attrs["refitted"]``.
+        and are named in ``pareto_k.attrs["refitted"]``. Where φ is a point it is moved by Newton steps for each task
+        that is left out, and k-hat is -inf: see `bayesmeta.diagnose.loo_point`.
 
     Raises:
-        NotAvailableError: There are too few draws, φ is a single point, or a joint fit has a task without a mode.
+        NotAvailableError: There are too few draws, φ is a single point of very many coordinates, or a joint fit has a
+            task without a mode.
     """
     evidence = posterior.collapsed
+    if len(posterior.phi_coordinates) >= LEAST_DRAWS and is_point(posterior):
+        elpd, lpd = left_of_point(posterior)
+        alone = Left(elpd, lpd, torch.full_like(elpd, -math.inf))
+        return elpd_data(alone, posterior.tasks.names, _draws_of(posterior), [])
     left = leave_out(posterior, seed)
     good_k = _good_k(_draws_of(posterior))
     bad = (left.k_hat > good_k).nonzero().squeeze(-1).tolist()
@@ -100,12 +107,18 @@ def loo(posterior: Posterior, *, refit: bool = True, seed: int = 0, progress: bo
     return elpd_data(left, posterior.tasks.names, _draws_of(posterior), refitted)
 
 
+def is_point(posterior: Posterior) -> bool:
+    """Whether all draws of φ are the same."""
+    phi = posterior.phi_coordinates
+    return bool((phi == phi[0]).all())
+
+
 def leave_out(posterior: Posterior, seed: int = 0) -> Left:
     """Every task left out in turn, by importance weights alone."""
     evidence, phi = posterior.collapsed, posterior.phi_coordinates
     if len(phi) < LEAST_DRAWS:
         raise NotAvailableError(f"loo needs at least {LEAST_DRAWS} draws of φ, this posterior has {len(phi)}")
-    if bool((phi == phi[0]).all()):
+    if is_point(posterior):
         raise NotAvailableError(
             "φ is a single point in this posterior, which shows nothing of what it would be without a task: fit by a "
             "back-end that draws φ"

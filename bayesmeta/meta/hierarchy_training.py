@@ -69,14 +69,14 @@ class Training:
         probe = self.feed.probe()
         moving = self._not_flat(_moves(self.objective, probe, self.starts[:PROBES]))
         plain = self.objective.without_prior()
-        slopes = [plain.value_and_grad(u, probe)[1] for u in self.starts[:PROBES]]
+        slopes = torch.func.vmap(lambda u: plain.value_and_grad(u, probe)[1])(self.starts[:PROBES])
         self.seen = moving if isinstance(config, Reptile) else self._not_flat(slopes)
         real = torch.cat([torch.full((site.size,), site.is_real) for site in program.structure.phi])
         self.free = ~self.seen | ~(moving | real)
 
-    def _not_flat(self, slopes: list[Tensor]) -> Tensor:
-        """Which coordinates (q,) have a slope that is more than rounding, at one point at least."""
-        sizes = (torch.stack(slopes).nan_to_num(0.0) * self.scale).abs()
+    def _not_flat(self, slopes: Tensor) -> Tensor:
+        """Which coordinates (q,) have a slope (S, q) that is more than rounding, at one point at least."""
+        sizes = (slopes.nan_to_num(0.0) * self.scale).abs()
         return (sizes > UNSEEN * sizes.amax(1, keepdim=True).clamp(min=1.0)).any(0)
 
     def run(self, progress: bool) -> tuple[State, History, str]:
@@ -138,7 +138,7 @@ def _best_starts(objective: Objective, part: Shuffled, drawn: Tensor) -> Tensor:
         BayesmetaError: There is none.
     """
     some = drawn[:STARTS]
-    values = torch.stack([objective.value(u, part) for u in some])
+    values = torch.func.vmap(lambda u: objective.value(u, part))(some)
     fine = torch.isfinite(values)
     if not bool(fine.any()):
         raise BayesmetaError(
@@ -148,12 +148,13 @@ def _best_starts(objective: Objective, part: Shuffled, drawn: Tensor) -> Tensor:
     return some[torch.where(fine, values, torch.inf).argsort()[: int(fine.sum())]]
 
 
-def _moves(objective: Objective, part: Shuffled, points: Tensor) -> list[Tensor]:
-    """Slopes in φ (q,) of a random sum of the elements of the initialisation, at some points (S, q)."""
+def _moves(objective: Objective, part: Shuffled, points: Tensor) -> Tensor:
+    """Slopes in φ of a random sum of the elements of the initialisation, at some points (S, q)."""
     shape = objective.beginning(points[0], part).shape
     weight = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     slope = torch.func.grad(lambda u: (weight * objective.beginning(u, part)).sum())
-    return [slope(u) for u in points]
+    slopes: Tensor = torch.func.vmap(slope)(points)
+    return slopes
 
 
 def _plan(config: Algorithm) -> Ensemble:

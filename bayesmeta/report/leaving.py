@@ -31,7 +31,8 @@ def section(subject: Subject) -> Section:
         return Section("loo", TITLE, (paragraph(why),))
     with collected():  # what it warns of is said in words of the page
         found = subject.light.loo(refit=False, seed=subject.seed)
-    return Section("loo", TITLE, (*_words(subject, found), _picture(found)))
+    weighted = not np.isneginf(np.asarray(found.pareto_k, dtype=np.float64)).all()
+    return Section("loo", TITLE, (*_words(subject, found), *([_picture(found)] if weighted else [])))
 
 
 def _words(subject: Subject, found: Any) -> list[str]:
@@ -57,6 +58,8 @@ def _words(subject: Subject, found: Any) -> list[str]:
 
 def _trust(names: list[str], k_hat: npt.NDArray[np.float64], good: float) -> str:
     """For which tasks the draws can tell."""
+    if np.isneginf(k_hat).all():
+        return "φ is a single point here, which was moved without each task by Newton steps."
     bad = [name for name, value in zip(names, k_hat, strict=True) if not value <= good]
     if not bad:
         return f"The draws can tell it for every task (k-hat below {good:.2f})."
