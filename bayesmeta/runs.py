@@ -195,7 +195,7 @@ def read_table(path: Path, columns: Columns) -> pd.DataFrame:
     taken = [name for name in NEW_COLUMNS if name in frame.columns]
     if taken:
         raise DataError(f"--data: {str(path)!r} has a column {taken[0]!r}, which the result needs; rename or drop it")
-    frame.index = pd.RangeIndex(2, len(frame) + 2, name="line")
+    frame.index = pd.RangeIndex(2, len(frame) + 2)  # lines of the file, without a name that a column may have
     return frame
 
 
