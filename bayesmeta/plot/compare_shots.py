@@ -36,15 +36,15 @@ STYLES = ("-", "--", ":")
 MARKERS = ("o", "s", "^")
 APART = 0.05  # between learners at the same number of shots, of the way to the next
 SHORT = {
-    "accuracy": "accuracy, higher is better",
-    "brier": "Brier score, lower is better",
-    "nll": "-log p(y) per observation (nats), lower is better",
+    "accuracy": "accuracy: share of right classes",
+    "brier": "Brier score",
+    "nll": "-log p(y) per observation (nats)",
     "nll_joint": "-log p(y) of a task together, per observation (nats)",
-    "crps": "CRPS (units of y), lower is better",
+    "crps": "CRPS (units of y)",
     "rmse": "root mean squared error (units of y)",
     "coverage": "share of observations inside intervals",
     "width": "mean width of intervals (units of y)",
-    "ece": "expected calibration error, lower is better",
+    "ece": "expected calibration error",
 }
 
 
