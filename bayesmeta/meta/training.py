@@ -163,8 +163,8 @@ def _run(algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, seed: int
     """What a checkpoint of this run belongs to: with more steps it is still the same run."""
     settings = dataclasses.asdict(algorithm) | {"seed": seed, "algorithm": type(algorithm).__name__}
     settings["loss"] = algorithm.loss if isinstance(algorithm.loss, str) else repr(algorithm.loss)
-    for name in ("steps", "checkpoint", "chunk", "compile"):
-        del settings[name]
+    for name in ("steps", "checkpoint", "chunk", "compile", "recompute"):
+        settings.pop(name, None)
     first = tasks.first(seed) if isinstance(tasks, Stream) else tasks
     shapes = {name: list(value.shape) for name, value in net.weights.items()}
     return {"settings": settings | {"network": shapes}, "tasks": first.fingerprint()}
