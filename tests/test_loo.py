@@ -283,8 +283,8 @@ def test_a_point_is_moved_to_the_mode_without_each_task() -> None:
     """By Newton steps from the mode of all tasks, against climbing to the mode of the others."""
     scenario = normal_normal()
     posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.SVI(guide="map", draws=50), progress=False)
-    evidence, u = posterior.collapsed, posterior.phi_coordinates[:1]
-    found = posterior.loo()
+    evidence: Any = posterior.collapsed
+    u, found = posterior.phi_coordinates[:1], posterior.loo()
     moved, still = pointwise(found).values, log_evidence(evidence, u)[0].numpy()
     without = []
     for t, name in enumerate(scenario.tasks.names):
