@@ -42,6 +42,11 @@ ALGORITHMS: dict[str, Bayesian] = {
 EVERY = ALGORITHMS | {"BMAML, chaser": BMAML(goal="chaser", **STEPS)}
 
 
+def but_for_some_long(*quick: str) -> list[Any]:
+    """All algorithms, of which these are not left to the long tests."""
+    return [pytest.param(name, marks=[pytest.mark.long] * (name not in quick)) for name in sorted(EVERY)]
+
+
 def network(outputs: int = 1) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -179,7 +184,7 @@ def test_the_error_left_is_the_likeliest_one() -> None:
     assert residual_sd(square[:1], weight) == pytest.approx(float((square[0] @ weight / weight.sum()).sqrt()))
 
 
-@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("name", but_for_some_long("BMAML", "LLAMA", "VAMPIRE"))
 def test_a_seed_says_which_networks(name: str) -> None:
     state = torch.get_rng_state()
     algorithm = replace(EVERY[name], shots=3, steps=3, batch_size=4)
@@ -550,7 +555,7 @@ def test_the_mixture_is_what_is_watched(name: str) -> None:
     torch.testing.assert_close(algorithm.judged(net, meta, members, query), -each[query.mask].mean())
 
 
-@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("name", but_for_some_long("BMAML", "LLAMA, predictive", "PLATIPUS"))
 def test_classes_are_learnt_with_probabilities(name: str) -> None:
     algorithm = replace(EVERY[name], loss="cross_entropy", shots=6, inner_learning_rate=0.5, steps=30)
     learner = bm.meta.fit(network(2), classes(), replace(algorithm, learning_rate=0.05), progress=False)
@@ -561,10 +566,7 @@ def test_classes_are_learnt_with_probabilities(name: str) -> None:
     torch.testing.assert_close(outputs.probabilities.sum(-1), torch.ones(6, 12, dtype=torch.float64))
 
 
-QUICK = ("BMAML", "VAMPIRE")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n not in QUICK)) for n in sorted(EVERY)])
+@pytest.mark.parametrize("name", but_for_some_long("BMAML"))
 def test_a_recorded_step_is_the_same_step(name: str) -> None:
     algorithm, net = replace(EVERY[name], steps=400, inner_steps=1), Functional(network())
     meta = algorithm.begin(net)
