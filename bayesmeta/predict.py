@@ -206,7 +206,7 @@ class Predictive:
 
     def _repr_html_(self) -> str:
         head, count = f"<p><b>{escape(repr(self))}</b></p>", self.query.n_observations
-        if self.query.y.dim() > 1 or not count:
+        if self.query.y.dim() > 1 or not count or self._classes:
             return head
         tasks = int(torch.searchsorted(self.query.offsets[1:], SHOWN)) + 1
         first = self if tasks >= len(self.names) else self._at(list(range(tasks)))
@@ -235,6 +235,8 @@ class Predictive:
         return Predictive(self._program, self.query[at], self._phi[:, at], self._theta[:, at], self.method, support)
 
     def _mean_and_sd(self) -> tuple[Tensor, Tensor]:
+        if self._classes:
+            raise NotAvailableError("the observations are classes, which have no mean: ask for probabilities")
         if self._moments is None:
             try:
                 moments = self._reduced(lambda met, row: (met.fn.mean, met.fn.variance), total_moments, lead=(2,))

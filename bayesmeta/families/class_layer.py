@@ -33,8 +33,8 @@ __all__ = ["class_layer"]
 
 WIDTH_SPREAD = 1.5  # of the logarithm of s
 MEAN_SPREAD = 2.0  # of m, in units of the expected size of a weight
-DRAWS = 64  # of the weights, that a prediction averages over
-SLICES = 8  # steps of a draw away from the normal it begins at
+DRAWS = 32  # of the weights, that a prediction averages over
+SLICES = 6  # steps of a draw away from the normal it begins at
 
 Phi = Mapping[str, Any]
 

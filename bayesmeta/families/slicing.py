@@ -18,7 +18,7 @@ from torch import Tensor
 
 __all__ = ["SHRINKS", "numbers", "sliced"]
 
-SHRINKS = 8
+SHRINKS = 6
 
 
 def numbers(size: int, steps: int) -> int:
