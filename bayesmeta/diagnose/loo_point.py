@@ -65,7 +65,8 @@ def left_of_point(posterior: Posterior) -> tuple[Tensor, Tensor]:
 def _inverse(matrices: Tensor) -> Tensor:
     """Inverses (T, q, q) of symmetric matrices, whose eigenvalues count as `LEAST_LEFT` at least."""
     values, vectors = torch.linalg.eigh(matrices)
-    return (vectors / values.clamp(min=LEAST_LEFT).unsqueeze(-2)) @ vectors.mT
+    inverse: Tensor = (vectors / values.clamp(min=LEAST_LEFT).unsqueeze(-2)) @ vectors.mT
+    return inverse
 
 
 def _slopes(evidence: Collapsed, u: Tensor, root: Tensor) -> Tensor:

@@ -58,4 +58,5 @@ class Beginning:
         """The mode (p,) of one task after one Newton step of log p(θ | φ)."""
         slope = torch.func.grad(lambda z: self._standard.terms(returned, z, row)[0])(mode)
         white = (root * slope.unsqueeze(-1)).sum(-2)
-        return mode + (root * white).sum(-1)
+        moved: Tensor = mode + (root * white).sum(-1)
+        return moved

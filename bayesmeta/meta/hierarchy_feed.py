@@ -79,9 +79,9 @@ class Feed:
         tasks: Tasks | Stream, *, shots: int, size: int, steps: int, validation: float, seed: int
     ) -> tuple[Feed, Shuffled | None]:
         """What is trained on, and what is watched."""
+        train: Tasks | Stream = tasks
         if isinstance(tasks, Stream):
-            total = tasks.count or steps * len(tasks.first(seed))
-            train, watched = tasks, tasks.validation
+            watched, total = tasks.validation, tasks.count or steps * len(tasks.first(seed))
         else:
             kept, watch = held_out(len(tasks), validation, seed)
             train, watched, total = tasks[kept], tasks[watch] if len(watch) else None, len(kept)
