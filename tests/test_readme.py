@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import bayesmeta as bm
@@ -34,8 +35,9 @@ def test_the_code_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     namespace: dict[str, Any] = {}
     found = blocks("python")
     assert found
-    for block in found:
-        exec(compile(block, "README.md", "exec"), namespace)
+    with torch.random.fork_rng(devices=[]):  # networks begin at random weights
+        for block in found:
+            exec(compile(block, "README.md", "exec"), namespace)
     plt.close("all")
 
     frame = namespace["predicted"].frame()
