@@ -72,9 +72,9 @@ def test_an_unknown_inference_is_refused(inference: Any, error: type[Exception],
 def test_wrong_arguments_are_named() -> None:
     scenario = normal_normal()
     with pytest.raises(OptionError, match=r"hierarchy must be a Hierarchy\(hyperprior, task\), got function"):
-        bm.fit(scenario.hierarchy.task, scenario.tasks, TINY)  # type: ignore[arg-type]
+        bm.fit(scenario.hierarchy.task, scenario.tasks, TINY)  # type: ignore[call-overload]
     with pytest.raises(OptionError, match=r"tasks must be a Tasks, got list: make one by Tasks\.from_frame"):
-        bm.fit(scenario.hierarchy, list(scenario.tasks), TINY)  # type: ignore[arg-type]
+        bm.fit(scenario.hierarchy, list(scenario.tasks), TINY)  # type: ignore[call-overload]
     for seed in (-1, 1.5, "now"):
         with pytest.raises(OptionError, match="seed must be a whole number of at least 0, got"):
             fit(seed=seed)
