@@ -198,6 +198,8 @@ def _fit_network(file: shelf.ModelFile, config: presets.Config, folder: Path, se
     network_runs.save_run(folder, file, learner, config, columns=columns, seed=seed)
     if not quiet:
         terminal.show_learner(learner, folder)
+    if learner.interrupted:
+        raise typer.Exit(130)  # what was learnt until then is saved, and the warning was shown
 
 
 @app.command(help=_ADAPT)

@@ -20,6 +20,8 @@ import bayesmeta as bm
 from bayesmeta import meta, network_runs, shelf
 from bayesmeta.cli import app
 from bayesmeta.errors import FileFormatError, HierarchyError, NotAvailableError, OptionError
+from bayesmeta.meta.climb import Climb
+from bayesmeta.meta.feed import Part
 
 pytestmark = pytest.mark.changes_rng  # modules of torch.nn draw their weights
 
@@ -65,7 +67,7 @@ def test_what_is_opened_is_what_was_written(name: str, tmp_path: Path) -> None:
     before, after = (one.adapt(few, seed=4).predict(x) for one in (learner, again))
 
     assert torch.equal(before.members, after.members)
-    assert (again.algorithm, again.noise, again.steps) == (algorithm, learner.noise, 3)
+    assert (again.algorithm, again.noise, again.steps, again.interrupted) == (algorithm, learner.noise, 3, False)
     assert {name: value.dtype for name, value in again.weights.items()} == {
         name: value.dtype for name, value in learner.weights.items()
     }
@@ -210,6 +212,27 @@ def test_fit_writes_the_run_of_a_network(run: Path) -> None:
     net: Any = again.model
     direct = bm.fit(net, again.tasks(), found.learner.algorithm, seed=5, progress=False)
     assert all(torch.equal(direct.weights[name], found.learner.weights[name]) for name in direct.weights)
+
+
+@pytest.mark.filterwarnings("default::bayesmeta.BayesmetaWarning")
+def test_what_was_learnt_before_an_interruption_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated, steps = Climb.__call__, []
+
+    def interrupted(self: Climb, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        steps.append(part.step)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return evaluated(self, u, part)
+
+    monkeypatch.setattr(Climb, "__call__", interrupted)
+    (tmp_path / "lines.py").write_text(MODEL)
+    (tmp_path / "quick.toml").write_text(PRESET)
+    done = called("fit", tmp_path / "lines.py", "-i", tmp_path / "quick.toml", "-o", tmp_path / "run")
+
+    assert done.exit_code == 130, (done.output, done.exception)
+    assert "interrupted after 2 of 4 steps" in " ".join(done.stderr.split())
+    found = network_runs.open_run(tmp_path / "run").learner
+    assert (found.interrupted, found.steps) == (True, 2)
 
 
 def test_adapt_predicts_the_rows_without_a_response(run: Path, tmp_path: Path) -> None:

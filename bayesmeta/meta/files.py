@@ -50,6 +50,7 @@ def save(learner: Learner, path: str | PathLike[str]) -> None:
         "steps": learner.steps,
         "seconds": learner.seconds,
         "noise": learner.noise,
+        "interrupted": learner.interrupted,
         "versions": versions(),
     }
     partial = where.with_name(where.name + ".part")
@@ -104,6 +105,7 @@ def load(path: str | PathLike[str], net: nn.Module, *, loss: Loss | None = None)
         record["steps"],
         record["seconds"],
         noise=record["noise"],
+        interrupted=record["interrupted"],
     )
 
 
@@ -127,7 +129,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             arrays = {name: file[name] for name in file.files}
         record = json.loads(str(arrays.pop("record")))
         found = record["format"]
-        missing = {"algorithm", "settings", "network", "steps", "seconds", "noise"} - set(record)
+        missing = {"algorithm", "settings", "network", "steps", "seconds", "noise", "interrupted"} - set(record)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise FileFormatError(f"{path} is not a learner saved by bayesmeta: {type(error).__name__}: {error}") from error
     if found != FORMAT or missing:

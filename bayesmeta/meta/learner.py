@@ -36,6 +36,7 @@ class Learner:
             standard deviation: of one network a task, the root of the mean squared error, else see
             `bayesmeta.meta.residual`. None where the loss is not a squared one, or the algorithm knows it by input.
         chunk: How many tasks of a training step went through one call at most, as the settings or memory had it.
+        interrupted: Whether training was stopped by hand.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Learner:
         *,
         noise: float | None = None,
         chunk: int | None = None,
+        interrupted: bool = False,
     ) -> None:
         self.net = net
         self.algorithm = algorithm
@@ -58,6 +60,7 @@ class Learner:
         self.seconds = seconds
         self.noise = noise
         self.chunk = chunk
+        self.interrupted = interrupted
 
     def adapt(self, tasks: Tasks, *, steps: int | None = None, seed: int = 0) -> Adapted:
         """Weights of new tasks, by gradient steps on all of their observations.

@@ -116,7 +116,17 @@ def fit(
         what = f"training was interrupted after {state.step:,} of {algorithm.steps:,} steps"
         warnings.warn(f"{what}: the learner is as it was then", BayesmetaWarning, stacklevel=2)
     seconds = time.perf_counter() - begin
-    return Learner(function, algorithm, found_at, _curves(history), state.step, seconds, noise=noise, chunk=climb.chunk)
+    return Learner(
+        function,
+        algorithm,
+        found_at,
+        _curves(history),
+        state.step,
+        seconds,
+        noise=noise,
+        chunk=climb.chunk,
+        interrupted=history.interrupted,
+    )
 
 
 def _loss(algorithm: Algorithm, net: Functional, meta: Weights, watched: Part) -> Tensor:
