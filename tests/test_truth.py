@@ -157,7 +157,7 @@ def test_the_posteriors_of_posteriordb_are_those_of_stan(name: str) -> None:
     assert posterior.info.gram
     itself = {site: float(chains.mean()) for site, chains in ours.items()}
     spread = {site: float(chains.std(ddof=1)) for site, chains in ours.items()}
-    assert compare(ours, itself, spread).ess > 5_000
+    assert compare(ours, itself, spread).ess > 4_000
     bound = limit(2 * len(theirs))
     assert joint_z(ours, theirs) < bound
     # the check can fail: by a shift of .15 sd, or by sds that are a tenth too small

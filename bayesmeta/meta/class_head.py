@@ -65,7 +65,7 @@ class ClassHead(Algorithm):
     Example:
         >>> import bayesmeta as bm
         >>> net = bm.meta.Conv4(1, size=8, filters=8, norm="group")
-        >>> x = torch.rand(2, 12, 1, 8, 8)
+        >>> x = torch.rand(2, 12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> tasks = bm.Tasks.from_arrays(x, torch.arange(3.0).repeat(2, 4))
         >>> learner = bm.meta.fit(net, tasks, ClassHead(shots=2, steps=3), progress=False)
         >>> learner.adapt(tasks).predict(x[0, :5]).probabilities.shape
