@@ -1,4 +1,4 @@
-"""What every test run has: one thread per process, and a guard against leaked global state."""
+"""What every test run has: one thread per process, one notebook at a time, and a guard against leaked global state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the guard as a plugin, so that it watches the examples in docstrings too."""
+    """Register plugins, so that they see the examples in docstrings and the notebooks too."""
+    from tests.kernels import OneKernel
     from tests.leaks import LeakGuard
 
     config.pluginmanager.register(LeakGuard(), "leak-guard")
+    config.pluginmanager.register(OneKernel(), "one-kernel")
