@@ -21,13 +21,13 @@ from torch import Tensor
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.fingerprint import fingerprint
 from bayesmeta.infer import ensemble_checkpoint
-from bayesmeta.infer.ensemble import Ensemble
 from bayesmeta.infer.ensemble_start import prior_draws, scales
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.beginning import Beginning
 from bayesmeta.meta.hierarchy_feed import Feed, Shuffled
 from bayesmeta.meta.hierarchy_objective import Climb, Objective
+from bayesmeta.meta.loop import plan_of, words_of
 from bayesmeta.meta.reptile import Reptile
 from bayesmeta.streams import Stream
 from bayesmeta.target import Target
@@ -38,7 +38,6 @@ __all__ = ["Training", "curves"]
 STARTS = 16  # draws from p(φ), of which training begins at the best
 PROBES = 3  # of them are looked at, to see what the objective depends on
 UNSEEN = 1e-7  # slopes, of the largest or of one, per prior standard deviation
-RECENT = 50  # steps that the words of the progress bar are averaged over
 
 
 class Training:
@@ -95,7 +94,7 @@ class Training:
 
             look = None if self.watched is None else self._look
             watch = steps_to(step)
-            trainer = Trainer(_plan(config), ascent, self.feed, self.scale, look, keep, watch, _words)
+            trainer = Trainer(plan_of(config), ascent, self.feed, self.scale, look, keep, watch, words_of)
             state = trainer.run(state, history)
             keep(state, history)
             settled = dataclasses.replace(state, u=trainer.settled(state))
@@ -155,25 +154,6 @@ def _moves(objective: Objective, part: Shuffled, points: Tensor) -> Tensor:
     slope = torch.func.grad(lambda u: (weight * objective.beginning(u, part)).sum())
     slopes: Tensor = torch.func.vmap(slope)(points)
     return slopes
-
-
-def _plan(config: Algorithm) -> Ensemble:
-    """The same settings in the words of the loop."""
-    return Ensemble(
-        members=1,
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        warmup=0.0,
-        clip=config.clip,
-        every=config.every,
-        patience=config.patience,
-    )
-
-
-def _words(history: History) -> str:
-    words = f"loss {-float(torch.stack(history.evidence[-RECENT:]).nanmean()):.4g}"
-    return f"{words}, validation {-float(history.validation[-1]):.4g}" if history.validation else words
 
 
 def curves(history: History) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, HierarchyError
 from bayesmeta.infer import ensemble_checkpoint
-from bayesmeta.infer.ensemble import Ensemble
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.chunks import in_chunks
@@ -25,6 +24,7 @@ from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.feed import Feed, Part, feed_of
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.learner import Learner
+from bayesmeta.meta.loop import plan_of, words_of
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.residual import error_left
 from bayesmeta.meta.runaway import Guarded
@@ -36,7 +36,6 @@ from bayesmeta.track import bar, steps_to
 __all__ = ["fit"]
 
 LAST = 20  # steps whose tasks say how large errors are where none are watched
-RECENT = 50  # steps that the words of the progress bar are averaged over
 
 
 def fit(
@@ -106,7 +105,7 @@ def fit(
         look = None if watched is None else lambda u: -_loss(algorithm, function, flat.named(u[0]), watched)
         moves = torch.ones_like(u[0])
         guarded = Guarded(climb, algorithm)
-        trainer = Trainer(_plan(algorithm), guarded, feed, moves, look, keep, steps_to(step), _words)
+        trainer = Trainer(plan_of(algorithm), guarded, feed, moves, look, keep, steps_to(step), words_of)
         state = trainer.run(state, history)
         keep(state, history)
         settled = trainer.settled(state)[0]
@@ -155,20 +154,6 @@ def _noise(
     return error_left(algorithm, net, meta, parts, _steps(algorithm))
 
 
-def _plan(algorithm: Algorithm) -> Ensemble:
-    """The same settings in the words of the loop."""
-    return Ensemble(
-        members=1,
-        steps=algorithm.steps,
-        learning_rate=algorithm.learning_rate,
-        schedule=algorithm.schedule,
-        warmup=0.0,
-        clip=algorithm.clip,
-        every=algorithm.every,
-        patience=algorithm.patience,
-    )
-
-
 def _run(algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, seed: int) -> dict[str, Any]:
     """What a checkpoint of this run belongs to: with more steps it is still the same run."""
     settings = dataclasses.asdict(algorithm) | {"seed": seed, "algorithm": type(algorithm).__name__}
@@ -197,11 +182,6 @@ def _check_start(algorithm: Algorithm, net: Functional, meta: Weights, part: Par
             f"network starts; take an inner_learning_rate below {algorithm.inner_learning_rate:g} or fewer "
             "inner_steps, and bring inputs and responses to the size of one"
         )
-
-
-def _words(history: History) -> str:
-    words = f"loss {-float(torch.stack(history.evidence[-RECENT:]).nanmean()):.4g}"
-    return f"{words}, validation {-float(history.validation[-1]):.4g}" if history.validation else words
 
 
 def _curves(history: History) -> dict[str, npt.NDArray[Any]]:
