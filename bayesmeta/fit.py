@@ -72,7 +72,7 @@ def fit(
             them), the path of a preset file, or a configured back-end such as ``NUTS(draws=500)``. ``"auto"``
             weighs draws from the neighbourhood of the mode, and goes on to NUTS where that is not good enough.
             A network takes ``"maml"`` and its family. `MAML` and `Reptile` take hierarchies, too: see
-            `bayesmeta.meta.on_hierarchy`.
+            `bayesmeta.meta.hierarchy.fit`.
         seed: Seeds everything random; the same seed gives the same draws.
         progress: Show a progress bar.
 
@@ -149,7 +149,7 @@ def _evidence(program: Program, tasks: Tasks, config: Config) -> Collapsed | Joi
     """What is done about θ: as the back-end is asked to; algorithms need it integrated out."""
     if not is_algorithm(config):
         return choose(program, tasks, evidence_of(config))
-    from bayesmeta.meta import on_hierarchy
+    from bayesmeta.meta.hierarchy import fit as on_hierarchy
 
     return on_hierarchy.integrated(program, tasks, config)
 

@@ -75,7 +75,7 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
 
 ON_HIERARCHIES = ("maml", "reptile")
 BASE = ("bayesmeta.meta.algorithm", "Algorithm")
-HIERARCHY_MODULE = "bayesmeta.meta.on_hierarchy"
+HIERARCHY_MODULE = "bayesmeta.meta.hierarchy.fit"
 
 
 def read_preset(name_or_path: str | Path) -> Config:

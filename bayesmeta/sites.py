@@ -37,6 +37,10 @@ __all__ = [
     "quiet_pyro",
 ]
 
+MIXED = getattr(constraints, "MixtureSameFamilyConstraint", None)
+if MIXED is not None:  # a mixture lies where its components lie, which torch does not say (2.13)
+    biject_to.register(MIXED, lambda mixed: biject_to(mixed.base_constraint))
+
 
 @dataclass(frozen=True)
 class Site:

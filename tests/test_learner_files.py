@@ -20,8 +20,8 @@ import bayesmeta as bm
 from bayesmeta import meta, network_runs, shelf
 from bayesmeta.cli import app
 from bayesmeta.errors import FileFormatError, HierarchyError, NotAvailableError, OptionError
-from bayesmeta.meta.climb import Climb
-from bayesmeta.meta.feed import Part
+from bayesmeta.meta.training.climb import Climb
+from bayesmeta.meta.training.feed import Part
 
 pytestmark = pytest.mark.changes_rng  # modules of torch.nn draw their weights
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import bayesmeta as bm
 from bayesmeta import shelf
 from bayesmeta.errors import BayesmetaError, OptionError
-from bayesmeta.meta import on_hierarchy
+from bayesmeta.meta.hierarchy import fit as on_hierarchy
 from bayesmeta.presets import ALGORITHMS, BACK_ENDS, back_end_of, read_preset, takes_hierarchies, with_options
 
 MODELS = [name for name in shelf.names("model") if not shelf.is_network(shelf.path_of("model", name))]

@@ -25,11 +25,11 @@ from bayesmeta.errors import (
     UnknownNameError,
 )
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.climb import Climb
 from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
-from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.climb import Climb
+from bayesmeta.meta.training.feed import Part
 
 MAML, Reptile = bm.meta.MAML, bm.meta.Reptile
 ALGORITHMS = {

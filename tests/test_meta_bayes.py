@@ -18,16 +18,16 @@ from bayesmeta.diagnose.metrics import Score
 from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
 from bayesmeta.meta import ABML, BMAML, LLAMA, MAML, PLATIPUS, VAMPIRE
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.bayesian import LOG_NOISE, Bayesian
-from bayesmeta.meta.climb import Climb
-from bayesmeta.meta.curvature import Laplace, log_probabilities, root_of_curvature
+from bayesmeta.meta.distribution.bayesian import LOG_NOISE, Bayesian
+from bayesmeta.meta.distribution.curvature import Laplace, log_probabilities, root_of_curvature
+from bayesmeta.meta.distribution.mean_field import LOG_SD, divergence
+from bayesmeta.meta.distribution.stein import stein_direction
 from bayesmeta.meta.episodes import Episodes, Rows, episodes
-from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
-from bayesmeta.meta.mean_field import LOG_SD, divergence
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.residual import residual_sd
-from bayesmeta.meta.stein import stein_direction
+from bayesmeta.meta.training.climb import Climb
+from bayesmeta.meta.training.feed import Part
 
 STEPS: dict[str, Any] = {"inner_steps": 3, "inner_learning_rate": 0.05, "draws": 3}
 ALGORITHMS: dict[str, Bayesian] = {

@@ -10,14 +10,14 @@ import torch
 
 import bayesmeta as bm
 from bayesmeta.errors import DataError, OptionError
-from bayesmeta.meta import chunks
-from bayesmeta.meta.chunks import at_once, in_chunks, parts, peak_bytes
-from bayesmeta.meta.climb import Climb
 from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
-from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional
-from bayesmeta.meta.recompute import recomputed
+from bayesmeta.meta.training import chunks
+from bayesmeta.meta.training.chunks import at_once, in_chunks, parts, peak_bytes
+from bayesmeta.meta.training.climb import Climb
+from bayesmeta.meta.training.feed import Part
+from bayesmeta.meta.training.recompute import recomputed
 
 
 def labelled(labels: list[list[float]], seed: int = 0) -> bm.Tasks:

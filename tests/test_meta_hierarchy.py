@@ -18,10 +18,11 @@ import bayesmeta as bm
 from bayesmeta import meta
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, DataError, FileFormatError, HierarchyError, OptionError
 from bayesmeta.evidence.conditional import log_evidence
-from bayesmeta.meta import hierarchy_objective, on_hierarchy
-from bayesmeta.meta.beginning import Beginning
-from bayesmeta.meta.hierarchy_feed import Feed, Shuffled, shuffled
-from bayesmeta.meta.hierarchy_objective import Climb, Objective
+from bayesmeta.meta.hierarchy import fit as on_hierarchy
+from bayesmeta.meta.hierarchy import objective
+from bayesmeta.meta.hierarchy.beginning import Beginning
+from bayesmeta.meta.hierarchy.feed import Feed, Shuffled, shuffled
+from bayesmeta.meta.hierarchy.objective import Climb, Objective
 from bayesmeta.sites import quiet_pyro
 from bayesmeta.target import Target
 
@@ -383,7 +384,7 @@ def test_an_interruption_keeps_the_point(monkeypatch: pytest.MonkeyPatch) -> Non
             raise KeyboardInterrupt
         return calls(self, u, part)
 
-    monkeypatch.setattr(hierarchy_objective.Climb, "__call__", interrupted)
+    monkeypatch.setattr(objective.Climb, "__call__", interrupted)
     with pytest.warns(BayesmetaWarning, match="interrupted after 7 of 12 steps: φ is as it was then"):
         posterior = fitted()
     assert posterior.info.interrupted

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,7 @@ def test_the_same_seed_gives_the_same_draws_whatever_the_cores() -> None:
         ({"target_accept": "high"}, "target_accept must lie between 0 and 1, got 'high'"),
         ({"evidence": "exat"}, "unknown evidence 'exat'; valid: .*; did you mean 'exact'"),
         ({"engine": "stan"}, "unknown engine 'stan'; valid: 'nutpie', 'pyro'"),
+        ({"init": "modes"}, "unknown init 'modes'; valid: 'random', 'mode'"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
@@ -229,6 +231,33 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 
 
 # --- starting points ----------------------------------------------------------------------------------------
+
+
+def two_populations() -> bm.Hierarchy:
+    """mu about -6, or, four hundred times less likely, about 6, of which the observations say nothing."""
+
+    def hyperprior() -> dict[str, Tensor]:
+        which = dist.Categorical(logits=torch.tensor([0.0, -6.0]))
+        return {"mu": pyro.sample("mu", dist.MixtureSameFamily(which, dist.Normal(torch.tensor([-6.0, 6.0]), 0.3)))}
+
+    def task(phi: dict[str, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi["mu"], 1.0))
+        return pyro.sample("y", dist.Normal(theta + 0 * x, 100.0).to_event(1), obs=y)
+
+    return bm.Hierarchy(hyperprior, task)
+
+
+def test_chains_that_begin_at_the_mode_are_not_caught_by_another() -> None:
+    tasks = bm.Tasks.from_lists([torch.zeros(3)] * 4, [torch.tensor([-1.0, 0.0, 1.0])] * 4)
+    caught = {}
+    for init in ("random", "mode"):
+        config = dataclasses.replace(TINY, chains=4, init=init)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BayesmetaWarning)
+            posterior = bm.fit(two_populations(), tasks, config, progress=False)
+        caught[init] = (posterior.draws.u.mean((1, 2)) > 0).sum()
+    assert caught["random"] > 0
+    assert caught["mode"] == 0
 
 
 def test_starting_points_are_finite_and_of_their_seed() -> None:

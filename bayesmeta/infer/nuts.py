@@ -23,6 +23,7 @@ from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
 from bayesmeta.evidence import METHODS
 from bayesmeta.infer import pyro_nuts
+from bayesmeta.infer.climb import climb, finite_starts
 from bayesmeta.infer.options import check_whole
 from bayesmeta.target import Target
 from bayesmeta.threads import one_thread
@@ -32,6 +33,8 @@ __all__ = ["NUTS", "LogDensity", "run", "sample"]
 
 Array = npt.NDArray[Any]
 ENGINES = ("nutpie", "pyro")
+INITS = ("random", "mode")
+CLIMBS, JITTER = 8, 0.1
 STATS = {
     "diverging": "diverging",
     "logp": "lp",
@@ -71,6 +74,9 @@ class NUTS:
             its lock: on densities of well under a millisecond two threads were half as fast as one.
         compile: Compile the density. Not worth it for tiny budgets.
         low_rank: Let nutpie's mass matrix follow a few correlated directions.
+        init: Where chains begin: ``"random"``, each at a point of its own, so that R-hat can tell of a second mode; or
+            ``"mode"``, all about the highest that L-BFGS finds from 8 random points, for a posterior with a second mode
+            that is known to have hardly any mass and in which a chain may stay.
     """
 
     draws: int = 1000
@@ -83,6 +89,7 @@ class NUTS:
     cores: int = 1
     compile: bool = True
     low_rank: bool = False
+    init: Literal["random", "mode"] = "random"
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("tune", 0), ("chains", 1), ("max_treedepth", 1), ("cores", 1)):
@@ -93,12 +100,16 @@ class NUTS:
             raise OptionError(unknown("evidence", self.evidence, METHODS))
         if self.engine not in ENGINES:
             raise OptionError(unknown("engine", self.engine, ENGINES))
+        if self.init not in INITS:
+            raise OptionError(unknown("init", self.init, INITS))
 
 
 def run(
     target: Target, config: NUTS, *, seed: int = 0, progress: bool = True, start: Callable[[int], Array] | None = None
 ) -> Draws:
-    """Draw from a target by NUTS; `start` gives the starting point of a chain by its seed."""
+    """Draw from a target by NUTS; `start` gives the starting point of a chain by its seed, in place of `init`."""
+    if start is None and config.init == "mode":
+        start = _about_the_mode(target, seed, progress)
     with stage("compiling the density" if config.compile else "recording the density", progress):
         density = target.density(config.compile)
     draws = sample(density, config, seed=seed, progress=progress, start=start)
@@ -139,6 +150,22 @@ def sample(
             stacklevel=4,
         )
     return Draws(u, stats, warmup, interrupted, time.perf_counter() - begin)
+
+
+def _about_the_mode(target: Target, seed: int, progress: bool) -> Callable[[int], Array]:
+    """Starting points that differ little from the highest point that is found."""
+    generator = torch.Generator().manual_seed(seed)
+    with stage("climbing to the mode", progress):
+        starts = finite_starts(target.value_and_grad, CLIMBS, target.dim, generator)
+        found = climb(target.value_and_grad, starts, keep=False)
+    mode: Array = found.mode[found.height.argmax()].numpy()
+
+    def start(chain_seed: int) -> Array:
+        near = mode + np.random.default_rng(chain_seed).uniform(-JITTER, JITTER, target.dim)
+        value, grad = target.value_and_grad(torch.from_numpy(near).unsqueeze(0))
+        return near if bool(torch.isfinite(value).all() and torch.isfinite(grad).all()) else mode
+
+    return start
 
 
 def finite_start(density: LogDensity, seed: int, tries: int = 200) -> Array:

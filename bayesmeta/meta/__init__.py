@@ -23,7 +23,7 @@ from bayesmeta.meta.predicting import Outputs
 from bayesmeta.meta.proto_maml import ProtoMAML
 from bayesmeta.meta.proto_net import ProtoNet
 from bayesmeta.meta.reptile import Reptile
-from bayesmeta.meta.training import fit
+from bayesmeta.meta.training.train import fit
 from bayesmeta.meta.vampire import VAMPIRE
 
 __all__ = [

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import OptionError
-from bayesmeta.meta.bayesian import check_positive
+from bayesmeta.meta.distribution.bayesian import check_positive
+from bayesmeta.meta.distribution.mean_field import LOG_SD, MeanField, divergence
 from bayesmeta.meta.episodes import Episodes, Rows
-from bayesmeta.meta.mean_field import LOG_SD, MeanField, divergence
 from bayesmeta.meta.module import Functional, Weights
 
 __all__ = ["ABML"]
@@ -27,7 +27,7 @@ __all__ = ["ABML"]
 
 @dataclass(frozen=True)
 class ABML(MeanField):
-    """Settings of ABML: those of `bayesmeta.meta.mean_field.MeanField`, and more.
+    """Settings of ABML: those of `bayesmeta.meta.distribution.mean_field.MeanField`, and more.
 
     Args:
         hyperprior: How much -log p(prior) counts in the meta-objective, which is in nats per row: one over the number

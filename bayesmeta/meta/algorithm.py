@@ -21,11 +21,11 @@ from torch import Tensor
 from bayesmeta.errors import OptionError, unknown
 from bayesmeta.infer.options import check_whole
 from bayesmeta.infer.svi_train import SCHEDULES
+from bayesmeta.meta.distribution.members import over_members
 from bayesmeta.meta.episodes import Episodes, Rows
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.losses import Loss, loss_of, masked_mean, mixture_loss
-from bayesmeta.meta.members import over_members
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.inner import descend
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Algorithm"]

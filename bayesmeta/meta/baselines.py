@@ -19,8 +19,8 @@ from bayesmeta.errors import OptionError
 from bayesmeta.infer.options import check_whole
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Episodes, Rows
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.inner import descend
 from bayesmeta.streams import Stream
 from bayesmeta.tasks import Tasks
 

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from bayesmeta.errors import OptionError, unknown
 from bayesmeta.infer.options import check_whole
-from bayesmeta.meta.bayesian import LOG_NOISE, Bayesian, check_positive
+from bayesmeta.meta.distribution.bayesian import LOG_NOISE, Bayesian, check_positive
+from bayesmeta.meta.distribution.stein import stein_direction
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional, Weights
-from bayesmeta.meta.stein import stein_direction
 
 __all__ = ["BMAML"]
 

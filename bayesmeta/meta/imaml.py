@@ -22,8 +22,8 @@ from bayesmeta.infer.options import check_whole
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.flat import Flat
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.inner import descend
 
 __all__ = ["IMAML"]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bayesmeta.errors import DataError, NotAvailableError
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.chunks import in_chunks
+from bayesmeta.meta.distribution.members import count_of, over_members
 from bayesmeta.meta.episodes import Rows, check_rows, rows_of
-from bayesmeta.meta.members import count_of, over_members
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.predicting import Outputs
+from bayesmeta.meta.training.chunks import in_chunks
 from bayesmeta.query import query_tasks
 from bayesmeta.tasks import Tasks
 

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import OptionError, unknown
-from bayesmeta.meta.bayesian import HALF_LOG_2PI, LOG_NOISE, Bayesian, check_positive
-from bayesmeta.meta.curvature import Laplace, log_probabilities, root_of_curvature
+from bayesmeta.meta.distribution.bayesian import HALF_LOG_2PI, LOG_NOISE, Bayesian, check_positive
+from bayesmeta.meta.distribution.curvature import Laplace, log_probabilities, root_of_curvature
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.flat import Flat
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.losses import cross_entropy, masked_mean
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.inner import descend
 
 __all__ = ["LLAMA"]
 

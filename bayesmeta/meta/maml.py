@@ -16,8 +16,8 @@ from torch import Tensor
 from bayesmeta.errors import OptionError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.inner import Rates, descend
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.inner import Rates, descend
 
 __all__ = ["MAML"]
 

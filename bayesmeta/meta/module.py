@@ -37,7 +37,7 @@ class Functional:
         dtype: Their type; inputs are brought to it.
         convolves: Whether it has convolutions, whose memory goes with the images rather than with the weights.
         by_rows: Whether it normalises by the rows it is given, so that no row may be made up.
-        peaks: Bytes that one task took, by what was done with it: kept by `bayesmeta.meta.chunks`.
+        peaks: Bytes that one task took, by what was done with it: kept by `bayesmeta.meta.training.chunks`.
 
     Raises:
         HierarchyError: It is no module, has no weights that can be known yet, keeps running statistics or is random.

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesmeta.meta.bayesian import Bayesian, check_positive
+from bayesmeta.meta.distribution.bayesian import Bayesian, check_positive
+from bayesmeta.meta.distribution.mean_field import LOG_SD, divergence, drawn, numbers_of
 from bayesmeta.meta.episodes import Episodes, Rows
-from bayesmeta.meta.inner import descend
-from bayesmeta.meta.mean_field import LOG_SD, divergence, drawn, numbers_of
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.inner import descend
 
 __all__ = ["PLATIPUS"]
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.chunks import in_chunks
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.feed import Part
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.chunks import in_chunks
+from bayesmeta.meta.training.feed import Part
 
 __all__ = ["error_left", "residual_sd"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bayesmeta.meta.distribution.mean_field import MeanField
 from bayesmeta.meta.episodes import Episodes
-from bayesmeta.meta.mean_field import MeanField
 from bayesmeta.meta.module import Functional, Weights
 
 __all__ = ["VAMPIRE"]
@@ -20,7 +20,7 @@ __all__ = ["VAMPIRE"]
 
 @dataclass(frozen=True)
 class VAMPIRE(MeanField):
-    """Settings of VAMPIRE, those of `bayesmeta.meta.mean_field.MeanField`."""
+    """Settings of VAMPIRE, those of `bayesmeta.meta.distribution.mean_field.MeanField`."""
 
     def objective(self, net: Functional, meta: Weights, episode: Episodes) -> Tensor:
         """What one task's posterior says of its query: -E_q log p, in nats per row, ()."""

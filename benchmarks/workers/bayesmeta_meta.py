@@ -13,11 +13,11 @@ def main() -> None:
     import torch
 
     import bayesmeta as bm
-    from bayesmeta.meta.climb import RECORDED_FROM, Climb
     from bayesmeta.meta.episodes import Episodes, Rows
-    from bayesmeta.meta.feed import Part
     from bayesmeta.meta.flat import Flat
     from bayesmeta.meta.module import Functional
+    from bayesmeta.meta.training.climb import RECORDED_FROM, Climb
+    from bayesmeta.meta.training.feed import Part
     from benchmarks.workers.meta_gradient import RATE, awake, case, measured, network
 
     torch.set_num_threads(1)

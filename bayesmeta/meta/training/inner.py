@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.meta.module import Weights
-from bayesmeta.meta.recompute import recomputed
+from bayesmeta.meta.training.recompute import recomputed
 
 __all__ = ["Rates", "descend"]
 

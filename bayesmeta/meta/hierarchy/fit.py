@@ -21,8 +21,8 @@ from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaWarning, HierarchyError, OptionError
 from bayesmeta.evidence import Collapsed, Own, choice, collapse
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.hierarchy_rest import rest_of
-from bayesmeta.meta.hierarchy_training import Training, curves
+from bayesmeta.meta.hierarchy.rest import rest_of
+from bayesmeta.meta.hierarchy.train import Training, curves
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.reptile import Reptile
 from bayesmeta.program import Program

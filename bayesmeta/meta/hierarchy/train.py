@@ -24,11 +24,11 @@ from bayesmeta.infer import ensemble_checkpoint
 from bayesmeta.infer.ensemble_start import prior_draws, scales
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.beginning import Beginning
-from bayesmeta.meta.hierarchy_feed import Feed, Shuffled
-from bayesmeta.meta.hierarchy_objective import Climb, Objective
-from bayesmeta.meta.loop import plan_of, words_of
+from bayesmeta.meta.hierarchy.beginning import Beginning
+from bayesmeta.meta.hierarchy.feed import Feed, Shuffled
+from bayesmeta.meta.hierarchy.objective import Climb, Objective
 from bayesmeta.meta.reptile import Reptile
+from bayesmeta.meta.training.loop import plan_of, words_of
 from bayesmeta.streams import Stream
 from bayesmeta.target import Target
 from bayesmeta.track import bar, steps_to

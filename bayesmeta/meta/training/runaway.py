@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.feed import Part
+from bayesmeta.meta.training.feed import Part
 
 __all__ = ["Guarded"]
 

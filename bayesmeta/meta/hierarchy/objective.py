@@ -25,10 +25,10 @@ from torch.utils import _pytree as pytree
 from bayesmeta.density import Recorded, record_call
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.beginning import Beginning
-from bayesmeta.meta.hierarchy_feed import Shuffled
-from bayesmeta.meta.inner import descend
+from bayesmeta.meta.hierarchy.beginning import Beginning
+from bayesmeta.meta.hierarchy.feed import Shuffled
 from bayesmeta.meta.reptile import Reptile
+from bayesmeta.meta.training.inner import descend
 from bayesmeta.program import Program, Row
 from bayesmeta.sites import quiet_pyro
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from bayesmeta.infer.options import check_whole
-from bayesmeta.meta.bayesian import Bayesian, check_positive
+from bayesmeta.meta.distribution.bayesian import Bayesian, check_positive
 from bayesmeta.meta.episodes import Rows
 from bayesmeta.meta.flat import Flat
-from bayesmeta.meta.inner import descend
 from bayesmeta.meta.module import Functional, Weights
+from bayesmeta.meta.training.inner import descend
 
 __all__ = ["LOG_SD", "MeanField", "divergence", "drawn", "numbers_of"]
 

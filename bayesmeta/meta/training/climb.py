@@ -15,11 +15,11 @@ from torch import Tensor
 from bayesmeta.density import Recorded, record_call
 from bayesmeta.errors import BayesmetaError
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.chunks import at_once, parts
 from bayesmeta.meta.episodes import Episodes, Rows, check_rows
-from bayesmeta.meta.feed import Part
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional
+from bayesmeta.meta.training.chunks import at_once, parts
+from bayesmeta.meta.training.feed import Part
 
 __all__ = ["Climb"]
 

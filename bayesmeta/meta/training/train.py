@@ -18,16 +18,16 @@ from bayesmeta.errors import BayesmetaError, BayesmetaWarning, HierarchyError
 from bayesmeta.infer import ensemble_checkpoint
 from bayesmeta.infer.ensemble_train import History, State, Trainer, first_state
 from bayesmeta.meta.algorithm import Algorithm
-from bayesmeta.meta.chunks import in_chunks
-from bayesmeta.meta.climb import Climb
 from bayesmeta.meta.episodes import Rows
-from bayesmeta.meta.feed import Feed, Part, feed_of
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.learner import Learner
-from bayesmeta.meta.loop import plan_of, words_of
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.residual import error_left
-from bayesmeta.meta.runaway import Guarded
+from bayesmeta.meta.training.chunks import in_chunks
+from bayesmeta.meta.training.climb import Climb
+from bayesmeta.meta.training.feed import Feed, Part, feed_of
+from bayesmeta.meta.training.loop import plan_of, words_of
+from bayesmeta.meta.training.runaway import Guarded
 from bayesmeta.streams import Stream
 from bayesmeta.tasks import Tasks
 from bayesmeta.threads import one_thread

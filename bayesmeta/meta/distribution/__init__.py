@@ -1,0 +1,1 @@
+"""Distributions over the weights of one task: what the Bayesian algorithms adapt and draw from."""
