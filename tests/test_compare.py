@@ -466,9 +466,9 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotAvailableError, match="there is no file"):
         bm.Comparison.load(path)
     path.write_text("no archive")
-    with pytest.raises(FileFormatError, match="is no comparison saved by bayesmeta"):
+    with pytest.raises(FileFormatError, match="is not a comparison saved by bayesmeta"):
         bm.Comparison.load(path)
-    np.savez(path, bayesmeta=np.array('{"format": "other 1"}'))
+    np.savez(path, record=np.array('{"format": "other 1"}'))
     with pytest.raises(FileFormatError, match="has format 'other 1', this version reads 'bayesmeta comparison 1'"):
         compared(path=path)
     with pytest.raises(NotAvailableError, match="path: cannot write"):

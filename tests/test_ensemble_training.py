@@ -283,7 +283,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="belongs to another run: the tasks are others"):
         run(Target(evidence.on(evidence.tasks[:3])), config, progress=False)
     path.write_bytes(b"nothing")
-    with pytest.raises(FileFormatError, match=r"run.npz' is no checkpoint of training .*name another file"):
+    with pytest.raises(FileFormatError, match=r"run.npz' is not a checkpoint of training .*name another file"):
         run(target, config, progress=False)
     (tmp_path / "file").write_text("")
     with pytest.raises(NotAvailableError, match="checkpoint: cannot write"):

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "bayesmeta"
 ROOMS = (
     {"errors"},
     {"normals", "psis", "quantiles", "threads", "track"},
-    {"arrays", "columns", "frames", "modules", "padding", "query", "showing", "streams", "tasks"},
+    {"archive", "arrays", "columns", "frames", "modules", "padding", "query", "showing", "streams", "tasks"},
     {"data"},
     {"centring", "classes", "closed_form", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
     {"arguments", "constant", "plates", "reading", "plated", "hierarchy"},

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from os import PathLike
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +11,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bayesmeta import archive
+from bayesmeta.archive import Arrays
 from bayesmeta.diagnose.classes import ClassScore
 from bayesmeta.diagnose.comparison import Cell, Comparison, Scores
 from bayesmeta.diagnose.metrics import Score
 from bayesmeta.diagnose.ranks import Reliability
-from bayesmeta.errors import FileFormatError, NotAvailableError
 
 __all__ = ["read", "write"]
 
-FORMAT = "bayesmeta comparison 1"
+FORMAT, WHAT = "bayesmeta comparison 1", "a comparison"
 SINGLE = ("reference", "replicates")  # many numbers, for bands in pictures: kept in single precision
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 def write(comparison: Comparison, path: str | PathLike[str]) -> None:
@@ -41,7 +37,6 @@ def write(comparison: Comparison, path: str | PathLike[str]) -> None:
         arrays |= {f"{place}/{key}": value for key, value in found.items()}
         cells.append([name, shots, cell.adapt_ms, cell.seconds, plain])
     record = {
-        "format": FORMAT,
         "cells": cells,
         "learners": comparison.learners,
         "shots": comparison.shots,
@@ -50,19 +45,7 @@ def write(comparison: Comparison, path: str | PathLike[str]) -> None:
         "notes": [[name, shots, list(lines)] for (name, shots), lines in comparison.notes.items()],
         "record": dict(comparison.record),
     }
-    everything: dict[str, Any] = {"bayesmeta": np.array(json.dumps(record)), **arrays}
-    target = Path(path)
-    partial = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **everything)
-        partial.replace(target)
-    except OSError as error:
-        raise NotAvailableError(f"path: cannot write {str(target)!r}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    archive.write(path, FORMAT, record, arrays, compress=True)
 
 
 def read(path: str | PathLike[str]) -> Comparison:
@@ -72,21 +55,9 @@ def read(path: str | PathLike[str]) -> Comparison:
         NotAvailableError: There is no such file.
         FileFormatError: The file is something else.
     """
-    if not Path(path).is_file():
-        raise NotAvailableError(f"there is no file {str(path)!r}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        record = json.loads(str(arrays.pop("bayesmeta")))
-        if record["format"] != FORMAT:
-            raise FileFormatError(f"{str(path)!r} has format {record['format']!r}, this version reads {FORMAT!r}")
+    record, arrays = archive.read(path, FORMAT, WHAT)
+    with archive.understood(path, WHAT):
         return _comparison(record, arrays)
-    except FileFormatError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise FileFormatError(
-            f"{str(path)!r} is no comparison saved by bayesmeta ({type(error).__name__}: {error}): name another file"
-        ) from error
 
 
 def _comparison(record: dict[str, Any], arrays: Arrays) -> Comparison:

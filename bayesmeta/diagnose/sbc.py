@@ -13,22 +13,20 @@ sensitivity").
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from bayesmeta import archive
 from bayesmeta.diagnose.bands import band, counts_below, holm, p_value
 from bayesmeta.diagnose.verdict import Finding, Level, Verdict
-from bayesmeta.errors import DataError, FileFormatError, NotAvailableError, OptionError
+from bayesmeta.errors import DataError, OptionError
 from bayesmeta.psis import K_HAT
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATS", "Calibration", "rank"]
 
-FORMAT = "bayesmeta calibration 1"
+FORMAT, WHAT = "bayesmeta calibration 1", "a calibration"
 STATS = ("effective", "seconds", "divergences", "k_hat")
 """What is kept of each replication besides its ranks."""
 
@@ -242,23 +240,15 @@ class Calibration:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to one file of NumPy arrays (npz, no pickle), replacing it whole."""
-        target = Path(path)
-        partial = target.with_name(target.name + ".part")
         record = {
-            "format": FORMAT,
             "quantities": self.quantities,
             "draws": self.draws,
             "asked": self.asked,
             "unfitted": {str(position): reason for position, reason in self.unfitted.items()},
             "record": self.record,
         }
-        try:
-            with partial.open("wb") as file:
-                arrays: dict[str, Any] = {"ranks": self.ranks, "positions": self.positions, **self.stats}
-                np.savez_compressed(file, bayesmeta=np.array(json.dumps(record)), **arrays)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        arrays = {"ranks": self.ranks, "positions": self.positions, **self.stats}
+        archive.write(path, FORMAT, record, arrays, compress=True)
 
     @staticmethod
     def load(path: str | PathLike[str]) -> Calibration:
@@ -268,28 +258,18 @@ class Calibration:
             NotAvailableError: There is no such file.
             FileFormatError: The file is something else.
         """
-        if not Path(path).is_file():
-            raise NotAvailableError(f"there is no file {str(path)!r}")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            record = json.loads(str(arrays.pop("bayesmeta")))
-            if record["format"] != FORMAT:
-                raise KeyError(record["format"])
-        except (ValueError, KeyError, TypeError, EOFError, BadZipFile, AttributeError) as error:
-            raise FileFormatError(
-                f"{str(path)!r} is not a calibration: wanted what bm.sbc(..., path=...) or Calibration.save wrote"
-            ) from error
-        return Calibration(
-            tuple(record["quantities"]),
-            arrays.pop("ranks"),
-            record["draws"],
-            arrays.pop("positions"),
-            arrays,
-            {int(position): reason for position, reason in record["unfitted"].items()},
-            record["asked"],
-            record["record"],
-        )
+        record, arrays = archive.read(path, FORMAT, WHAT)
+        with archive.understood(path, WHAT):
+            return Calibration(
+                tuple(record["quantities"]),
+                arrays.pop("ranks"),
+                record["draws"],
+                arrays.pop("positions"),
+                arrays,
+                {int(position): reason for position, reason in record["unfitted"].items()},
+                record["asked"],
+                record["record"],
+            )
 
 
 def rank(truth: Array, draws: Array, most: int, rng: np.random.Generator) -> IntArray:

@@ -7,9 +7,6 @@ the settings and the seed; another run will not go on from it.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import zipfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import FileFormatError, NotAvailableError
+from bayesmeta import archive
+from bayesmeta.errors import FileFormatError
 from bayesmeta.fingerprint import differences
 from bayesmeta.infer.ensemble_train import History, State
 
 __all__ = ["read", "write"]
 
-FORMAT = "bayesmeta ensemble 1"
+FORMAT, WHAT = "bayesmeta ensemble 1", "a checkpoint of training"
 
 
 def write(path: Path, state: State, history: History, run: dict[str, Any]) -> None:
@@ -44,18 +42,7 @@ def write(path: Path, state: State, history: History, run: dict[str, Any]) -> No
     arrays["evidence"] = _stacked(history.evidence, members)
     arrays["validation"] = _stacked(history.validation, members)
     arrays["looks"] = np.array(history.looks, dtype=np.int64)
-    record = json.dumps({"format": FORMAT, **run})
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, record=np.array(record), **arrays)
-        partial.replace(path)
-    except OSError as error:
-        raise NotAvailableError(f"checkpoint: cannot write {str(path)!r}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    archive.write(path, FORMAT, run, arrays, argument="checkpoint")
 
 
 def read(path: Path, run: dict[str, Any]) -> tuple[State, History] | None:
@@ -66,19 +53,11 @@ def read(path: Path, run: dict[str, Any]) -> tuple[State, History] | None:
     """
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        record = json.loads(str(arrays["record"]))
-        found = record["format"]
+    record, arrays = archive.read(path, FORMAT, WHAT, argument="checkpoint")
+    with archive.understood(path, WHAT, argument="checkpoint"):
         history = History(_rows(arrays["evidence"]), _rows(arrays["validation"]), arrays["looks"].tolist())
         state = State(**{item.name: _value(arrays[item.name]) for item in fields(State)})
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise FileFormatError(
-            f"checkpoint: {str(path)!r} is no checkpoint of training ({type(error).__name__}: {error}): name "
-            "another file"
-        ) from error
-    wrong = [f"format {found!r}"] if found != FORMAT else _differences(record, run)
+        wrong = _differences(record, run)
     if wrong:
         raise FileFormatError(
             f"checkpoint: {str(path)!r} belongs to another run: {'; '.join(wrong)}. Delete it, or name another file"

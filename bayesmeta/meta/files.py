@@ -6,21 +6,19 @@ it: the network, and a loss that is a function, come from the user again.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import zipfile
 from collections.abc import Callable, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesmeta import archive
+from bayesmeta.archive import Arrays
 from bayesmeta.draws import versions
-from bayesmeta.errors import FileFormatError, NotAvailableError, OptionError
+from bayesmeta.errors import FileFormatError, OptionError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.learner import Learner
 from bayesmeta.meta.losses import Loss
@@ -28,7 +26,7 @@ from bayesmeta.meta.module import Functional
 
 __all__ = ["load", "save"]
 
-FORMAT = "bayesmeta learner 1"
+FORMAT, WHAT = "bayesmeta learner 1", "a learner"
 WEIGHT, CURVE = "weight ", "curve "
 OWN = "a function"  # what stands for a loss that is one
 
@@ -39,11 +37,9 @@ def save(learner: Learner, path: str | PathLike[str]) -> None:
     Raises:
         NotAvailableError: The file cannot be written.
     """
-    where = Path(path)
     arrays = {WEIGHT + name: value.numpy() for name, value in learner.weights.items()}
     arrays |= {CURVE + name: np.asarray(value) for name, value in learner.curves.items()}
     record = {
-        "format": FORMAT,
         "algorithm": type(learner.algorithm).__name__,
         "settings": _settings(learner.algorithm),
         "network": _shapes(learner.net.weights),
@@ -53,17 +49,7 @@ def save(learner: Learner, path: str | PathLike[str]) -> None:
         "interrupted": learner.interrupted,
         "versions": versions(),
     }
-    partial = where.with_name(where.name + ".part")
-    try:
-        where.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-        partial.replace(where)
-    except OSError as error:
-        raise NotAvailableError(f"path: cannot write {str(where)!r}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    archive.write(path, FORMAT, record, arrays)
 
 
 def load(path: str | PathLike[str], net: nn.Module, *, loss: Loss | None = None) -> Learner:
@@ -92,7 +78,12 @@ def load(path: str | PathLike[str], net: nn.Module, *, loss: Loss | None = None)
         >>> again.steps, again.algorithm == settings
         (20, True)
     """
-    record, arrays = _read(Path(path))
+    record, arrays = archive.read(path, FORMAT, WHAT)
+    with archive.understood(path, WHAT):
+        return _learner(path, record, arrays, net, loss)
+
+
+def _learner(path: Any, record: Mapping[str, Any], arrays: Arrays, net: nn.Module, loss: Loss | None) -> Learner:
     function = Functional(net)
     wrong = _differences(record["network"], _shapes(function.weights))
     if wrong:
@@ -118,23 +109,6 @@ def _settings(algorithm: Algorithm) -> dict[str, Any]:
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for name, value in weights.items()}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The record of a learner's file, and its arrays."""
-    if not path.is_file():
-        raise NotAvailableError(f"there is no file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        record = json.loads(str(arrays.pop("record")))
-        found = record["format"]
-        missing = {"algorithm", "settings", "network", "steps", "seconds", "noise", "interrupted"} - set(record)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise FileFormatError(f"{path} is not a learner saved by bayesmeta: {type(error).__name__}: {error}") from error
-    if found != FORMAT or missing:
-        raise FileFormatError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
-    return record, arrays
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
