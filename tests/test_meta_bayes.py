@@ -381,6 +381,15 @@ def test_without_observations_llama_has_its_prior() -> None:
 # --- Stein's particles --------------------------------------------------------------------------------------
 
 
+def test_of_a_large_network_the_last_layer_is_uncertain() -> None:
+    with torch.random.fork_rng(devices=[]):
+        small, large = (Functional(nn.Sequential(nn.Linear(9, width), nn.Linear(width, 2))) for width in (10, 1000))
+
+    assert LLAMA(draws=1).randoms(small) == 9 * 10 + 10 + 10 * 2 + 2
+    assert LLAMA(draws=1).randoms(large) == 1000 * 2 + 2
+    assert LLAMA(draws=1, uncertain=("0", "1")).randoms(large) == 9 * 1000 + 1000 + 1000 * 2 + 2
+
+
 def test_steins_direction_is_that_of_a_plain_loop() -> None:
     w, descent = numbers(4, 3), numbers(4, 3, seed=1)
     square = (w.unsqueeze(0) - w.unsqueeze(1)).square().sum(-1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bayesmeta as bm
-from bayesmeta.errors import DataError, OptionError
+from bayesmeta.errors import BayesmetaError, DataError, OptionError
 from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional
@@ -167,6 +167,18 @@ def test_as_many_tasks_as_memory_holds_go_through_one_call(monkeypatch: pytest.M
     assert at_once(net, counted, (rows.x,), "one") == 1
     whole = torch.func.vmap(one)(rows.x)
     torch.testing.assert_close(in_chunks(net, one, (rows.x,), "one"), whole, rtol=1e-12, atol=1e-14)
+
+
+def test_tasks_that_the_machine_cannot_hold_are_refused_before_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Functional(conv_net())
+    rows, counted = rows_of(images(20), torch.float64), torch.func.vmap(lambda x: net(net.weights, x))
+    two = peak_bytes(counted, (rows.x[:2],))
+    monkeypatch.setattr(chunks, "_memory", lambda: two / chunks.SHARE + 1)
+    assert peak_bytes(counted, (rows.x[:2],)) == two
+
+    monkeypatch.setattr(chunks, "_memory", lambda: two / chunks.SHARE / 2)
+    with pytest.raises(BayesmetaError, match=r"2 tasks take more than 0\.0 GiB, 60% of this machine's memory\. Take "):
+        at_once(net, counted, (rows.x,), "too much")
 
 
 def test_small_networks_are_not_measured() -> None:

@@ -39,6 +39,7 @@ __all__ = ["LLAMA"]
 LOG_PRECISION = "log precision of the weights"
 SHIFT = "shift of "
 GOALS = ("predictive", "evidence")
+MOST = 10_000  # weights that all have a posterior, unless it is asked for
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class LLAMA(Bayesian):
         goal: ``"predictive"``: the density that the whole posterior gives each row of the query, which asks of τ and
             the noise what predictions need; or ``"evidence"``: the paper's meta-objective, above.
         occam: η, for the evidence.
-        uncertain: What the names of the weights begin with that have a posterior, such as the last layer's; all by
-            default. The others adapt too, but count as known.
+        uncertain: What the names of the weights begin with that have a posterior. The others adapt too, but count as
+            known. By default all, and of a network of more than 10,000 weights those of the last layer: the posterior
+            of all takes memory in proportion to weights times outputs times rows.
         diagonal: Take the diagonal of the curvature alone: for supports of some hundred rows times outputs.
         linearised: Predict with the network linearised about ŵ, or else with the network itself.
         prior_in_steps: The steps go down the posterior, that is the support's loss and τ/2 |w - w⁰|², and not the loss
@@ -158,7 +160,9 @@ class LLAMA(Bayesian):
         return flat.vector(weights), out
 
     def _names(self, net: Functional) -> tuple[str, ...]:
-        return net.named(self.uncertain) if self.uncertain else tuple(net.weights)
+        if self.uncertain:
+            return net.named(self.uncertain)
+        return net.head() if sum(weight.numel() for weight in net.weights.values()) > MOST else tuple(net.weights)
 
     def _flat(self, net: Functional) -> Flat:
         return Flat({name: net.weights[name] for name in self._names(net)})
