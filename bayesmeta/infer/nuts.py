@@ -23,8 +23,8 @@ from bayesmeta.draws import Draws
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, OptionError, unknown
 from bayesmeta.evidence import METHODS
 from bayesmeta.infer import pyro_nuts
-from bayesmeta.infer.climb import climb, finite_starts
 from bayesmeta.infer.options import check_whole
+from bayesmeta.infer.peak import peak
 from bayesmeta.target import Target
 from bayesmeta.threads import one_thread
 from bayesmeta.track import stage
@@ -34,7 +34,7 @@ __all__ = ["NUTS", "LogDensity", "run", "sample"]
 Array = npt.NDArray[Any]
 ENGINES = ("nutpie", "pyro")
 INITS = ("random", "mode")
-CLIMBS, JITTER = 8, 0.1
+JITTER = 0.1  # of starting points about the mode
 STATS = {
     "diverging": "diverging",
     "logp": "lp",
@@ -75,8 +75,8 @@ class NUTS:
         compile: Compile the density. Not worth it for tiny budgets.
         low_rank: Let nutpie's mass matrix follow a few correlated directions.
         init: Where chains begin: ``"random"``, each at a point of its own, so that R-hat can tell of a second mode; or
-            ``"mode"``, all about the highest that L-BFGS finds from 8 random points, for a posterior with a second mode
-            that is known to have hardly any mass and in which a chain may stay.
+            ``"mode"``, all about the highest mode of p(φ | D) that L-BFGS finds from a few random points, for a
+            posterior with a second mode that is known to have hardly any mass and in which a chain may stay.
     """
 
     draws: int = 1000
@@ -153,12 +153,9 @@ def sample(
 
 
 def _about_the_mode(target: Target, seed: int, progress: bool) -> Callable[[int], Array]:
-    """Starting points that differ little from the highest point that is found."""
-    generator = torch.Generator().manual_seed(seed)
+    """Starting points that differ little from the highest mode that is found."""
     with stage("climbing to the mode", progress):
-        starts = finite_starts(target.value_and_grad, CLIMBS, target.dim, generator)
-        found = climb(target.value_and_grad, starts, keep=False)
-    mode: Array = found.mode[found.height.argmax()].numpy()
+        mode: Array = peak(target, seed)[0].numpy()
 
     def start(chain_seed: int) -> Array:
         near = mode + np.random.default_rng(chain_seed).uniform(-JITTER, JITTER, target.dim)

@@ -1,7 +1,7 @@
 """Where variational inference starts: at the mode, in coordinates scaled by the curvature there.
 
 A guide that starts as a standard normal around zero has far to go where a mean is 250 and a scale .02. So the mode
-is found by L-BFGS first, from the best of a few random points, and φ is written as
+is found first (`bayesmeta.infer.peak`), and φ is written as
 
     u = m + L w,        m the mode,  L a root of the inverse Hessian there
 
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesmeta.infer.climb import climb, finite_starts
+from bayesmeta.infer.climb import climb
+from bayesmeta.infer.peak import peak
 from bayesmeta.target import Target
 
 __all__ = ["LocalStart", "Start", "curvature", "find_start"]
 
 STEP = 1e-4  # of the differences of gradients that give the Hessian
-STARTS = 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def find_start(target: Target, part: Target | None, seed: int, *, diagonal: bool
     Raises:
         BayesmetaError: No point of finite density was found.
     """
-    mode, evaluations = _mode(part or target, seed)
+    mode, evaluations = peak(part or target, seed)
     share = 1.0
     if part is not None and target.is_joint:
         share, target = len(target.evidence.tasks) / len(part.evidence.tasks), part
@@ -103,13 +103,6 @@ def find_start(target: Target, part: Target | None, seed: int, *, diagonal: bool
     if local is not None:
         local = LocalStart(local.mean, local.slope @ root, local.root)
     return Start(mode[: target.q], root, scale, local, evaluations + 2 * (target.q + border.shape[1]))
-
-
-def _mode(target: Target, seed: int) -> tuple[Tensor, int]:
-    """The highest mode (dim,) that was found from a few random points, and the number of gradients."""
-    starts = finite_starts(target.value_and_grad, STARTS, target.dim, torch.Generator().manual_seed(seed))
-    found = climb(target.value_and_grad, starts)
-    return found.mode[found.height.argmax()], found.evaluations
 
 
 def curvature(target: Target, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
