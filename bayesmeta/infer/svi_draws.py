@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from bayesmeta.infer.svi_minibatch import Batch
 from bayesmeta.infer.svi_start import Start
 from bayesmeta.psis import K_HAT, effective_size, psis, resample
 from bayesmeta.target import Target
+from bayesmeta.tasks import Tasks
 
 __all__ = ["Result", "drawn"]
 
@@ -126,14 +128,24 @@ def _theta(target: Target, local: nn.Module, w: Tensor) -> tuple[Tensor, Tensor]
     with torch.no_grad():
         for first in range(0, total, step):
             index = torch.arange(first, min(first + step, total))
-            batch = Batch(index, _no_density, tasks[index] if isinstance(local, LocalAmortised) else None)
+            given = _of_theta(local, index, tasks)
             for begin in range(0, count, rows):
                 part = slice(begin, begin + rows)
-                q = local(w[part].unsqueeze(1), batch)
+                q = given(w[part].unsqueeze(1))
                 value = q.sample()
                 theta[part, first : first + step] = value
                 log_q[part] += q.log_prob(value).sum(-1)
     return theta.reshape(count, -1), log_q
+
+
+def _of_theta(local: nn.Module, index: Tensor, tasks: Tasks) -> Callable[[Tensor], Any]:
+    """q(θ | w) of some tasks, whose rows are read once."""
+    if not isinstance(local, LocalAmortised):
+        batch = Batch(index, _no_density, None)
+        return lambda w: local(w, batch)
+    batch = Batch(index, _no_density, tasks[index])
+    summary = local.summary(batch)
+    return lambda w: local(w, batch, summary)
 
 
 def _no_density(u: Tensor) -> Tensor:
