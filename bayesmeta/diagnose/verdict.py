@@ -211,7 +211,10 @@ def _chains(phi: Mapping[str, Array]) -> Iterator[Finding]:
     hats = {name: r_hat(values) for name, values in phi.items()}
     name = _worst(hats, max)
     what = "R-hat" if many else "R-hat of the two halves"
-    remedy = f"the chains do not agree: {MORE}; if they still do not, the posterior may have several modes"
+    remedy = (
+        f"the chains do not agree: {MORE}; if they still do not, the posterior may have several modes, which "
+        "inference='auto' weighs against each other"
+    )
     yield _graded("R-hat", hats[name], 1.01, 1.05, f"{what} is {hats[name]:.3f} for {name}", remedy)
     for kind in ("bulk", "tail"):
         sizes = {name: ess(values, kind) for name, values in phi.items()}
