@@ -137,6 +137,20 @@ def test_what_an_ensemble_cannot_do_it_says() -> None:
         run(Target(one), dataclasses.replace(ROUGH, validation=0.5), progress=False)
 
 
+def test_few_tasks_and_a_large_network_are_told_that_nothing_was_held_out() -> None:
+    hierarchy, tasks = sines()
+    few = tasks[:10]
+
+    def said(config: bm.Ensemble) -> list[str]:
+        log = bm.fit(hierarchy, few, config, progress=False).info.log
+        return [sentence for sentence in log if "none was held out" in sentence]
+
+    size = Target(choose(hierarchy.program(few), few)).q
+    assert size > int(few.sizes.sum())
+    assert len(said(ROUGH)) == 1
+    assert not said(dataclasses.replace(ROUGH, validation=0.2))
+
+
 def trained(size: int, curve: Any, members: int = 4) -> Draws:
     return Draws(torch.zeros(1, members, size, dtype=torch.float64), curves={"evidence": curve}, members=members)
 
