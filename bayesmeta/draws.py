@@ -36,6 +36,7 @@ class Draws:
         density: What evaluated the density: ``"compiled"``, ``"traced"``, ``"eager"`` or ``"vectorised"``.
         compile_seconds: Seconds spent recording and compiling the density, before `seconds`.
         members: How many point estimates they are, where they are no draws but an ensemble.
+        unwatched: How many observations training went over again and again, where no task was held out of them.
         point: What kind of point φ is, in a sentence, where all draws of it are the same.
     """
 
@@ -52,6 +53,7 @@ class Draws:
     density: str = "vectorised"
     compile_seconds: float = 0.0
     members: int | None = None
+    unwatched: int | None = None
     point: str = ""
 
     @property

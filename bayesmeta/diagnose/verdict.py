@@ -167,6 +167,12 @@ def _ensemble(draws: Draws, members: int) -> Iterator[Finding]:
             "they are no draws of p(φ | D)"
         )
         yield Finding("members", float(members), "fine", text)
+    if draws.unwatched is not None and size > draws.unwatched:
+        text = (
+            f"φ has {size:,} coordinates and the tasks {draws.unwatched:,} observations, of which no task was held "
+            "out: nothing tells whether noise was learnt"
+        )
+        yield Finding("held out", size / draws.unwatched, "doubtful", text, "hold some tasks out: validation=0.2")
     yield from _training(np.asarray(draws.curves.get("evidence", np.zeros((0, 1))), dtype=np.float64))
 
 

@@ -157,13 +157,11 @@ def run(
         seconds=time.perf_counter() - begin,
         effective_size=float(config.members),
         curves=_curves(history, config),
-        log=(
-            *_sentences(config, feed, state, history, taken, over=trainer.over(state)),
-            *(_unwatched(target) if stream is None and look is None else ()),
-        ),
+        log=_sentences(config, feed, state, history, taken, over=trainer.over(state)),
         evaluations=(state.step - taken) * config.members,
         density=density.mode,
         members=config.members,
+        unwatched=int(evidence.tasks.sizes.sum()) if stream is None and look is None else None,
     )
 
 
@@ -255,15 +253,6 @@ def _sentences(
         end = "it rose no longer, and training ended" if over else "the steps were used up before it stopped rising"
         said.append(f"log Z of validation tasks at best: {_range(state.score)} nats per task; {end}")
     return tuple(said)
-
-
-def _unwatched(target: Target) -> tuple[str, ...]:
-    """What goes unseen where tasks are few, the same again and again, and none is held out."""
-    count = int(target.evidence.tasks.sizes.sum())
-    if target.q <= count:
-        return ()
-    sizes = f"φ has {target.q:,} numbers and the tasks have {count:,} observations"
-    return (f"{sizes}: none was held out to tell whether noise was learnt, which validation=0.2 does",)
 
 
 def _range(values: Tensor) -> str:
