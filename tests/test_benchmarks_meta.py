@@ -66,7 +66,7 @@ def test_the_table_of_sines_has_published_figures_where_there_are_some(tmp_path:
     (page,) = sinusoid.sheets(store, sinusoid.PROBLEMS, sinusoid.LEARNERS)
 
     assert [line[1] for line in page.rows[:2]] == ["5", "5"]
-    assert page.rows[0][:5] == ["MAML, 1 step", "5", "0.500 (0.020)", "0.300", "1.13 ± .18"]
+    assert page.rows[0][:5] == ["MAML, 1 step", "5", "0.5 (0.02)", "0.3", "1.13 ± .18"]
     assert next(line for line in page.rows if line[:2] == ["MAML, 1 step", "10"])[4] == "–"
 
 

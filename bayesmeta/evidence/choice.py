@@ -24,7 +24,7 @@ from bayesmeta.sites import quiet_pyro
 from bayesmeta.tasks import Tasks
 from bayesmeta.workspace import Workspace
 
-__all__ = ["find_quadrature", "laplace", "plausible", "quadrature"]
+__all__ = ["find_quadrature", "laplace", "one_mode", "plausible", "quadrature"]
 
 CANDIDATES, POINTS, STARTS = 32, 4, 4
 CLIMBS, ENOUGH, STEP = 30, 0.1, 0.01
@@ -43,7 +43,7 @@ def find_quadrature(program: Program, tasks: Tasks) -> Quadrature | None:
     some = _spread(tasks, LADDER[p][0], p)
     coarse = Quadrature(program, some, LADDER[p][0])
     phi = plausible(coarse)
-    if not len(phi) or not _one_mode(coarse, phi):
+    if not len(phi) or not one_mode(coarse, phi):
         return None
     for nodes in LADDER[p]:
         few = _spread(some, nodes, p)
@@ -134,7 +134,7 @@ def _require_modes(evidence: Quadrature | Laplace) -> None:
     modes_at(some, torch.cat([origin, plausible(some)]))
 
 
-def _one_mode(evidence: Quadrature, phi: Tensor) -> bool:
+def one_mode(evidence: Quadrature | Laplace, phi: Tensor) -> bool:
     """Whether searches from several starts end at one mode, for every task and φ."""
     modes, program = evidence.modes, evidence.program
     with quiet_pyro():

@@ -10,15 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import HierarchyError
-from bayesmeta.evidence import choose
+from bayesmeta.evidence import Laplace
+from bayesmeta.evidence.choice import one_mode
 from bayesmeta.infer.climb import climb, finite_starts
 from bayesmeta.target import Target
+from bayesmeta.workspace import Workspace
 
 __all__ = ["peak"]
 
 STARTS = 4
-MOST_COORDINATES = 50  # of a θ that is integrated out for the start: Newton's steps take their cube
+LOOKED_AT = 4  # random φ at which tasks are looked at
+MOST_COORDINATES = 20  # of a θ that is integrated out for the start: Newton's steps take their cube
 
 
 def peak(target: Target, seed: int) -> tuple[Tensor, int]:
@@ -32,14 +34,16 @@ def peak(target: Target, seed: int) -> tuple[Tensor, int]:
 
 
 def _by_phi(target: Target, seed: int) -> tuple[Tensor, int] | None:
-    """φ at the mode of its own density and θ at its mode given φ (dim,); None where tasks have no modes."""
+    """φ at the mode of its own density and θ at its mode given φ (dim,); None where a task has several modes."""
     program, tasks = target.program.with_centring(True), target.evidence.tasks
-    if program.structure.theta.size > MOST_COORDINATES:
+    if program.structure.theta.size > MOST_COORDINATES or not program.structure.vectorised:
         return None
-    try:
-        phi, evaluations = _highest(Target(choose(program, tasks, "laplace")), seed)
-    except HierarchyError:
-        return None
+    evidence = Laplace(program, tasks)
+    somewhere = 2 * torch.rand(LOOKED_AT, target.q, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1
+    with Workspace(patient=False):
+        if not one_mode(evidence, somewhere):
+            return None
+    phi, evaluations = _highest(Target(evidence), seed)
 
     def of_theta(v: Tensor) -> tuple[Tensor, Tensor]:
         value, grad = target.value_and_grad(torch.cat([phi.expand(len(v), -1), v], -1))
