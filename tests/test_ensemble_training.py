@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 import bayesmeta as bm
+from bayesmeta import recordings
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, FileFormatError, NotAvailableError
 from bayesmeta.evidence import Exact, choose
 from bayesmeta.evidence.conditional import log_evidence
-from bayesmeta.infer import ensemble_density
 from bayesmeta.infer.ensemble import run
 from bayesmeta.infer.ensemble_density import MembersDensity
 from bayesmeta.infer.ensemble_feed import FromTasks, Part, _length, _longer, held_out
@@ -76,7 +76,7 @@ def test_functions_that_cannot_be_recorded_give_the_same() -> None:
 
 
 def test_shapes_beyond_the_first_few_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensemble_density, "MOST_RECORDED", 1)
+    monkeypatch.setattr(recordings, "MOST", 1)
     evidence: Any = target_of("normal_normal").evidence
     density, u = MembersDensity(8), points(target_of("normal_normal"))
     found = {}
@@ -86,7 +86,7 @@ def test_shapes_beyond_the_first_few_are_not_recorded(monkeypatch: pytest.Monkey
             assert torch.allclose(one, two, rtol=1e-10)
         found[count] = density(u, part)[0]
 
-    assert len(density._recorded) == 1
+    assert len(density._recordings) == 1
     assert not torch.allclose(found[8], found[5])
 
 

@@ -24,7 +24,7 @@ ROOMS = (
     {"centring", "classes", "closed_form", "drawing", "sites", "program", "mapping", "pyro_model", "vectorising"},
     {"arguments", "constant", "plates", "reading", "plated", "hierarchy"},
     {"workspace"},
-    {"batched", "density"},
+    {"batched", "density", "recordings"},
     {"evidence"},
     {"target"},
     {"likelihood", "fingerprint"},

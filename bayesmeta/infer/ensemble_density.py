@@ -10,31 +10,19 @@ recorded and shapes beyond the first few do without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bayesmeta.density import record_call
-from bayesmeta.errors import BayesmetaError
-from bayesmeta.evidence import Collapsed
 from bayesmeta.infer.ensemble_feed import Part
 from bayesmeta.mapping import mapped
+from bayesmeta.recordings import Graph, Recordings
 from bayesmeta.sites import quiet_pyro
 
 __all__ = ["MembersDensity"]
-
-MOST_RECORDED = 12
-
-
-class _Recorded(NamedTuple):
-    """A recorded graph with its constants; the evidence it was recorded from is kept, for solvers inside it."""
-
-    call: Callable[..., Sequence[Tensor]]
-    constants: tuple[Tensor, ...]
-    evidence: Collapsed
 
 
 class MembersDensity:
@@ -44,41 +32,30 @@ class MembersDensity:
         total: N, the number of tasks that the prior of φ is weighed against.
         compile: Compile what is recorded.
         record: Whether steps are so many that a recording, some seconds, is worth it.
-
-    Attributes:
-        mode: What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``.
     """
 
     def __init__(self, total: int, *, compile: bool = False, record: bool = True) -> None:
-        self.mode = "eager"
-        self._total, self._compile = total, compile
-        self._recorded: dict[Hashable, _Recorded] = {}
-        self._recordable = record
+        self._total = total
+        self._recordings = Recordings(wanted=record, compile=compile)
+
+    @property
+    def mode(self) -> str:
+        """What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``."""
+        return self._recordings.mode
 
     def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """The mean of log Z over the tasks of the batch (M,), and the gradient of f (M, q), at u (M, q)."""
         leaves, spec = pytree.tree_flatten(part.data)
         with quiet_pyro():
-            found = self._known(u, part, leaves, spec)
-            if found is None:
+            graph = self._graph(u, part, leaves, spec)
+            if graph is None:
                 return self._eager(u, part)
-            with torch.no_grad():
-                mean, grad = found.call(u, *leaves, *found.constants)
+            mean, grad = graph(u, *leaves)
         return mean, grad
 
-    def _known(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> _Recorded | None:
-        """The graph for data of these shapes, recorded where there is none yet and it shall be."""
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        key = (type(part.evidence), u.shape, part.tasks, spec, shapes)
-        if key not in self._recorded and self._recordable and len(self._recorded) < MOST_RECORDED:
-            made = self._record(u, part, leaves, spec) if part.evidence.program.structure.vectorised else None
-            if made is None:
-                self._recordable = False
-                return None
-            self._recorded[key] = made
-        return self._recorded.get(key)
+    def _graph(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> Graph | None:
+        """The recording for data of these shapes, if there is one."""
 
-    def _record(self, u: Tensor, part: Part, leaves: Sequence[Tensor], spec: Any) -> _Recorded | None:
         def both(u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
             data = pytree.tree_unflatten(list(leaves), spec)
 
@@ -88,14 +65,10 @@ class MembersDensity:
             grad, (_, mean) = torch.func.vmap(torch.func.grad_and_value(one, has_aux=True))(u)
             return mean, grad
 
-        try:
-            recorded = record_call(both, (u, *leaves), (), compile=self._compile)
-        except BayesmetaError:
-            raise
-        except RuntimeError:
+        if not part.evidence.program.structure.vectorised:
             return None
-        self.mode = "compiled" if self._compile else "traced"
-        return _Recorded(recorded, recorded.inputs(()), part.evidence)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        return self._recordings.find((type(part.evidence), u.shape, part.tasks, spec, shapes), both, (u, *leaves))
 
     def _value(self, u: Tensor, part: Part, data: Any) -> tuple[Tensor, Tensor]:
         """f and the mean of log Z at one φ (q,)."""

@@ -15,26 +15,24 @@ Recasting gradient-based meta-learning as hierarchical Bayes, ICLR. Reptile: Nic
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bayesmeta.density import Recorded, record_call
-from bayesmeta.errors import BayesmetaError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.hierarchy.beginning import Beginning
 from bayesmeta.meta.hierarchy.feed import Shuffled
 from bayesmeta.meta.reptile import Reptile
 from bayesmeta.meta.training.inner import descend
 from bayesmeta.program import Program, Row
+from bayesmeta.recordings import Recordings
 from bayesmeta.sites import quiet_pyro
 
 __all__ = ["Climb", "Objective"]
 
-MOST_RECORDED = 12
 RECORDED_FROM = 200  # steps; a recording takes as long as a hundred of them
 THETA = "theta"
 
@@ -124,49 +122,28 @@ class Climb:
         objective: The objective.
         algorithm: Says how many steps there will be, and whether to compile one.
         seen: Which coordinates move (q,).
-
-    Attributes:
-        mode: What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``.
     """
 
     def __init__(self, objective: Objective, algorithm: Algorithm, seen: Tensor) -> None:
-        self.mode = "eager"
-        self._objective, self._seen, self._compile = objective, seen, algorithm.compile
-        self._recorded: dict[Hashable, tuple[Recorded, tuple[Tensor, ...]]] = {}
-        self._recordable = algorithm.compile or algorithm.steps >= RECORDED_FROM
+        self._objective, self._seen = objective, seen
+        wanted = algorithm.compile or algorithm.steps >= RECORDED_FROM
+        self._recordings = Recordings(wanted=wanted, compile=algorithm.compile)
+
+    @property
+    def mode(self) -> str:
+        """What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``."""
+        return self._recordings.mode
 
     def __call__(self, u: Tensor, part: Shuffled) -> tuple[Tensor, Tensor]:
         """Its value (1,) and gradient (1, q) at u (1, q)."""
         leaves, spec = pytree.tree_flatten(part)
         with quiet_pyro():
-            found = self._known(u[0], leaves, spec)
-            if found is None:
-                value, grad = self._objective.value_and_grad(u[0], part)
-            else:
-                with torch.no_grad():
-                    value, grad = found[0](u[0], *leaves, *found[1])
+            key = (spec, *(leaf.shape for leaf in leaves))
+            graph = self._recordings.find(key, self._on_leaves(spec), (u[0], *leaves))
+            value, grad = self._objective.value_and_grad(u[0], part) if graph is None else graph(u[0], *leaves)
         climbing = torch.where(self._seen, -grad.detach(), 0.0)
         return -value.detach().unsqueeze(0), climbing.unsqueeze(0)
 
-    def _known(self, u: Tensor, leaves: list[Tensor], spec: Any) -> tuple[Recorded, tuple[Tensor, ...]] | None:
-        key = (spec, *(leaf.shape for leaf in leaves))
-        if key not in self._recorded and self._recordable and len(self._recorded) < MOST_RECORDED:
-            made = self._record(u, leaves, spec)
-            if made is None:
-                self._recordable = False
-                return None
-            self._recorded[key] = made, made.inputs(())
-        return self._recorded.get(key)
-
-    def _record(self, u: Tensor, leaves: list[Tensor], spec: Any) -> Recorded | None:
-        def both(u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
-            return self._objective.value_and_grad(u, pytree.tree_unflatten(list(leaves), spec))
-
-        try:
-            recorded = record_call(both, (u, *leaves), (), compile=self._compile)
-        except BayesmetaError:
-            raise
-        except RuntimeError:
-            return None
-        self.mode = "compiled" if self._compile else "traced"
-        return recorded
+    def _on_leaves(self, spec: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The objective and its gradient by tensors alone."""
+        return lambda u, *leaves: self._objective.value_and_grad(u, pytree.tree_unflatten(list(leaves), spec))

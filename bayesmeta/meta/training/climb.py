@@ -7,23 +7,21 @@ with the data of the next batch, several times as fast, and several times again 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from bayesmeta.density import Recorded, record_call
-from bayesmeta.errors import BayesmetaError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Episodes, Rows, check_rows
 from bayesmeta.meta.flat import Flat
 from bayesmeta.meta.module import Functional
 from bayesmeta.meta.training.chunks import at_once, parts
 from bayesmeta.meta.training.feed import Part
+from bayesmeta.recordings import Recordings
 
 __all__ = ["Climb"]
 
-MOST_RECORDED = 12
 RECORDED_FROM = 400  # steps
 
 
@@ -36,19 +34,21 @@ class Climb:
         flat: Its meta-parameters as a vector.
 
     Attributes:
-        mode: What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``.
         chunk: Tasks that went through one call at most; None before the first.
     """
 
     def __init__(self, algorithm: Algorithm, net: Functional, flat: Flat) -> None:
-        self.mode = "eager"
         self.chunk: int | None = None
         self._algorithm, self._net, self._flat = algorithm, net, flat
         self._last = algorithm.at(1.0)
-        self._recorded: dict[Hashable, tuple[Recorded, tuple[Tensor, ...]]] = {}
-        self._recordable = algorithm.compile or algorithm.steps >= RECORDED_FROM
-        if getattr(algorithm, "recompute", False):  # which torch cannot record
-            self._recordable = False
+        wanted = algorithm.compile or algorithm.steps >= RECORDED_FROM
+        again = getattr(algorithm, "recompute", False)  # which torch cannot record
+        self._recordings = Recordings(wanted=wanted and not again, compile=algorithm.compile)
+
+    @property
+    def mode(self) -> str:
+        """What evaluates it: ``"compiled"``, ``"traced"`` or ``"eager"``."""
+        return self._recordings.mode
 
     def __call__(self, u: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """Its value (1,) and gradient (1, q) at u (1, q), on some episodes."""
@@ -80,40 +80,14 @@ class Climb:
 
     def _piece(self, stage: Algorithm, u: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The objective and its gradient for some tasks, by the recorded graph where there is one."""
-        found = self._known(u, leaves) if stage == self._last else None
-        if found is None:
-            value, grad = self._value_and_grad(stage, u, *leaves)
-            return value.detach(), grad.detach()
-        call, constants = found
-        with torch.no_grad():
-            value, grad = call(u, *leaves, *constants)
-        return value, grad
+        graph = None
+        if stage == self._last:
+            key = tuple(leaf.shape for leaf in leaves)
+            graph = self._recordings.find(key, partial(self._value_and_grad, self._last), (u, *leaves))
+        value, grad = self._value_and_grad(stage, u, *leaves) if graph is None else graph(u, *leaves)
+        return value.detach(), grad.detach()
 
     def _value_and_grad(self, stage: Algorithm, u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
         episodes = Episodes(Rows(*leaves[:3]), Rows(*leaves[3:6]), leaves[6])
         value, grad = stage.value_and_grad(self._net, self._flat.named(u), episodes, leaves[7])
         return value, self._flat.vector(grad)
-
-    def _known(self, u: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Recorded, tuple[Tensor, ...]] | None:
-        """The graph for episodes of these shapes and its constants, recorded where there is none yet and shall be."""
-        key = tuple(leaf.shape for leaf in leaves)
-        if key not in self._recorded and self._recordable and len(self._recorded) < MOST_RECORDED:
-            made = self._record(u, leaves)
-            if made is None:
-                self._recordable = False
-                return None
-            self._recorded[key] = made, made.inputs(())
-        return self._recorded.get(key)
-
-    def _record(self, u: Tensor, leaves: tuple[Tensor, ...]) -> Recorded | None:
-        def both(u: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
-            return self._value_and_grad(self._last, u, *leaves)
-
-        try:
-            recorded = record_call(both, (u, *leaves), (), compile=self._algorithm.compile)
-        except BayesmetaError:
-            raise
-        except RuntimeError:  # a loss or a module that looks at values
-            return None
-        self.mode = "compiled" if self._algorithm.compile else "traced"
-        return recorded
