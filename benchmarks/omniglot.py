@@ -110,18 +110,18 @@ def _problems() -> tuple[Problem, ...]:
     return tuple(problem(ways, shots) for ways, shots in EPISODES_OF)
 
 
-MANY = {"20": {"inner_learning_rate": 0.1, "inner_steps": 3, "adapt_steps": 3, "batch_size": 2}}
-FAST = {"inner_learning_rate": 0.4, "inner_steps": 1, "adapt_steps": 3, "batch_size": 4}
+STEP = {"batch_size": 1, "inner_steps": 1, "adapt_steps": 3, "inner_learning_rate": 0.1}
+MANY = {"20": {"inner_learning_rate": 0.4}}
 STEPWISE = {"inner_steps": 2, "adapt_steps": 2, "norm_by_step": True}
 TUNED = {"new_head": True, "frozen": True, "inner_steps": 100, "inner_learning_rate": 0.1, "by_class": False}
 LEARNERS = (
-    _learner("maml", "MAML", "MAML", **FAST, **MANY),
-    _learner("mamlpp", "MAML++", "MAMLPlusPlus", **FAST | STEPWISE, **MANY),
+    _learner("maml", "MAML", "MAML", **STEP, **MANY),
+    _learner("mamlpp", "MAML++", "MAMLPlusPlus", **STEP | STEPWISE, **MANY),
     _learner("protonet", "ProtoNet", "ProtoNet", batch_size=1),
-    _learner("protomaml", "ProtoMAML", "ProtoMAML", batch_size=2, inner_steps=1, inner_learning_rate=0.1),
+    _learner("protomaml", "ProtoMAML", "ProtoMAML", **STEP | {"adapt_steps": 1}),
     _learner("last-layer", "Bayesian last layer", "ClassHead", batch_size=1),
-    _learner("llama", "LLAMA, of the last layer", "LLAMA", **FAST, **MANY, uncertain=["head"]),
-    _learner("bmaml", "Bayesian MAML, 5 particles", "BMAML", **FAST, **MANY),
+    _learner("llama", "LLAMA, of the last layer", "LLAMA", **STEP, **MANY, uncertain=["head"]),
+    _learner("bmaml", "Bayesian MAML, 5 particles", "BMAML", **STEP, **MANY),
     _learner("pretrained", "fine-tuned pre-training", "Pretrained", **TUNED),
 )
 PROBLEMS = _problems()

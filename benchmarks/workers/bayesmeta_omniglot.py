@@ -11,8 +11,8 @@ from typing import Any
 from benchmarks.workers.common import Clock, arguments, load, say
 
 QUERY, TEST, AT_ONCE = 15, 2, 25
-TRIAL = 12  # steps of a short run, the second of which says how long a step takes
-TRAINED_ON = {5: 15, 20: 5}  # query images of each class in training, by the number of classes
+TRIAL, PILOT = 12, 0.05  # steps of a short run; part of the time for a longer one, which says how long a step takes
+TRAINED_ON = {5: 5, 20: 2}  # query images of each class in training, by the number of classes
 METRICS = ("accuracy", "nll", "brier", "ece")
 FEATURES = ("ProtoNet", "ProtoMAML", "ClassHead")  # learners whose network gives features
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _learnt(settings: dict[str, Any], ways: int, shots: int, seconds: float, seed: int) -> Any:
-    """The learner of that name in `bm.meta`, after as many steps as fit into the time by the speed of the first."""
+    """The learner of that name in `bm.meta`, after as many steps as fit into the time by the speed of a shorter run."""
     import bayesmeta as bm
 
     name, options = settings["learner"], {**settings["options"]}
@@ -55,8 +55,10 @@ def _learnt(settings: dict[str, Any], ways: int, shots: int, seconds: float, see
     else:
         stream = images.stream(ways, shots, TRAINED_ON[ways], batch=algorithm.batch_size)
     conv = bm.meta.Conv4(1, outputs, seed=seed, **net)
-    trials = [bm.meta.fit(conv, stream, replace(algorithm, steps=TRIAL), seed=seed, progress=False) for _ in range(2)]
-    steps = max(2, int(seconds * TRIAL / trials[1].seconds))
+    steps = TRIAL
+    for part in (PILOT, 1.0):
+        trial = bm.meta.fit(conv, stream, replace(algorithm, steps=steps), seed=seed, progress=False)
+        steps = max(2, int(part * seconds * trial.steps / trial.seconds))
     return bm.meta.fit(conv, stream, replace(algorithm, steps=steps), seed=seed, progress=False)
 
 
