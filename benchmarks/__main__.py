@@ -18,10 +18,11 @@ the page. `--fresh` measures what is selected anew, `--only bayesmeta --only rad
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from benchmarks import chains, cold, fewshot, hidden, meta, omniglot, roads, scaling, sinusoid, speed
-from benchmarks.bench import arguments, carry
+from benchmarks.bench import Bench, arguments, carry
 
 __all__ = ["BENCHES", "main"]
 
@@ -51,8 +52,13 @@ def main(words: list[str] | None = None) -> int:
     args = arguments(words, __doc__)
     if args.only and len(names) > 1:
         raise SystemExit("--only: say which benchmark it is of, as in `python -m benchmarks speed --only radon`")
-    tail = " --quick" if args.quick else ""
-    return max(carry(BENCHES[name], args, f"python -m benchmarks {name}{tail}") for name in names)
+    return max(carry(BENCHES[name], args, _command(BENCHES[name], args)) for name in names)
+
+
+def _command(bench: Bench, args: argparse.Namespace) -> str:
+    """What the page says that it was made by."""
+    trained = f" --limit {args.limit:g}" if bench.trains and args.limit else ""
+    return f"python -m benchmarks {bench.name}{' --quick' if args.quick else ''}{trained}"
 
 
 if __name__ == "__main__":

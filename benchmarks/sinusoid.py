@@ -88,6 +88,7 @@ def _line(tool: Tool, shots: str, row: Row) -> list[str]:
 LEARNERS = (
     _learner("maml-1", "MAML, 1 step", "MAML", inner_steps=1, schedule="constant"),
     _learner("maml-5", "MAML, 5 steps", "MAML", inner_steps=5),
+    _learner("maml-5-short", "MAML, 5 steps, 20,000 of training", "MAML", 20_000, inner_steps=5),
     _learner("fomaml-5", "MAML, 5 steps, first order", "MAML", inner_steps=5, first_order=True),
     _learner("metasgd-1", "Meta-SGD, 1 step", "MetaSGD", inner_steps=1, schedule="constant"),
     _learner("metasgd-5", "Meta-SGD, 5 steps", "MetaSGD", inner_steps=5),

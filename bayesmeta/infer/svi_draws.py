@@ -24,7 +24,7 @@ __all__ = ["Result", "drawn"]
 MEMORY = 100_000_000  # numbers in the draws that come out: .8 GB
 WORK = 4_000_000_000  # cells of data x draws that importance weights may cost
 FEWEST = 100  # weights that k-hat is computed from
-CHUNK = 4_000_000
+CHUNK = 1_000_000  # numbers that fit a core's cache
 BOUNDED = 20  # weights of at least half the largest from which on none is taken to be much larger
 HEAVY = 1  # one draw from the heavy-tailed neighbour for so many of the guide
 
