@@ -17,13 +17,14 @@ from bayesmeta.centring import Degree
 from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import BayesmetaWarning, FileFormatError, NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint, choose
-from bayesmeta.export.files import CENTRING, FORMAT
+from bayesmeta.export.files import CENTRING, FORMAT, LOG_WEIGHT, WEIGHTED
 from bayesmeta.export.groups import ASSUMED
 from bayesmeta.fingerprint import differences, fingerprint
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.posterior import Posterior
 from bayesmeta.program import Program
 from bayesmeta.tasks import Columns, Tasks
+from bayesmeta.update import Weighted
 
 __all__ = ["load", "read_record"]
 
@@ -131,11 +132,20 @@ def _posterior(
     said = parts["sample_stats"].data_vars.items()
     stats = {str(name): value.values for name, value in said if ASSUMED not in value.attrs}
     draws = Draws(_tensor(coordinates["u"].values), stats, {}, info.interrupted, info.seconds["sample"])
-    posterior = Posterior(hierarchy, tasks, evidence, draws, info)
+    posterior = Posterior(hierarchy, tasks, evidence, draws, info, weighted=_weighted(coordinates))
     if "theta_coordinates" in coordinates:
         saved = _tensor(coordinates["theta_coordinates"].values)
         posterior.__dict__["theta_coordinates"] = torch.flatten(saved, 0, 1)
     return posterior
+
+
+def _weighted(coordinates: xr.Dataset) -> Weighted | None:
+    """Draws of the last fit with the weights of the updates since, where there were any."""
+    if WEIGHTED not in coordinates:
+        return None
+    log_weights = coordinates[LOG_WEIGHT]
+    u, efficiency = _tensor(coordinates[WEIGHTED].values), float(log_weights.attrs["efficiency"])
+    return Weighted(u, _tensor(log_weights.values), efficiency)
 
 
 def _tensor(values: Any) -> torch.Tensor:

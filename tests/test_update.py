@@ -320,9 +320,23 @@ def test_an_updated_posterior_is_saved_and_goes_on(tmp_path: Path) -> None:
     assert torch.equal(opened.phi_coordinates, updated.phi_coordinates)
     again = opened.update(wild(1.0, "third"))
     assert phi_is(again, quadrature(scenario, again.tasks))
-    assert again.info.effective_size is not None
-    assert updated.info.effective_size is not None
-    assert again.info.effective_size < updated.info.effective_size
+
+
+@pytest.mark.parametrize("name", ["normal_normal", "joint"])
+def test_weights_go_on_from_a_file_as_without_one(tmp_path: Path, name: str) -> None:
+    scenario, posterior = joint() if name == "joint" else (normal_normal(), fitted(name))
+    updated = posterior.update(wild(1.0, "third"))
+    updated.save(tmp_path / "updated.nc")
+    opened = bm.load(tmp_path / "updated.nc", scenario.hierarchy)
+
+    fourth = wild(-1.0, "fourth")
+    again, straight = opened.update(fourth), updated.update(fourth)
+    assert opened.weighted is not None
+    assert again.weighted is not None
+    assert straight.weighted is not None
+    assert opened.weighted.efficiency == posterior.update(fourth).weighted.efficiency  # type: ignore[union-attr]
+    assert torch.equal(again.weighted.log_weights, straight.weighted.log_weights)
+    assert torch.equal(again.draws.u, straight.draws.u)
 
 
 @pytest.mark.parametrize(

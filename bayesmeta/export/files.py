@@ -18,11 +18,13 @@ from bayesmeta.fingerprint import fingerprint
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["CENTRING", "FORMAT", "save"]
+__all__ = ["CENTRING", "FORMAT", "LOG_WEIGHT", "WEIGHTED", "save"]
 
 FORMAT = "bayesmeta posterior 1"
 # In the group of coordinates, before the name of a θ site: the degrees of centring its coordinates have.
 CENTRING = "centring_"
+# Draws of the last fit with the weights of the updates since, in the group of coordinates.
+WEIGHTED, LOG_WEIGHT = "weighted_u", "log_weight"
 
 
 def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr.Dataset]) -> None:
@@ -43,6 +45,9 @@ def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr
 def _coordinates(posterior: Posterior) -> xr.Dataset:
     u = posterior.draws.u.numpy()
     variables: dict[str, Any] = {"u": (("chain", "draw", "coordinate"), u)}
+    if (weighted := posterior.weighted) is not None:
+        variables[WEIGHTED] = (("weighted_draw", "coordinate"), weighted.u.numpy())
+        variables[LOG_WEIGHT] = ("weighted_draw", weighted.log_weights.numpy(), {"efficiency": weighted.efficiency})
     if not isinstance(posterior.collapsed, Joint):
         theta = posterior.theta_coordinates.reshape(*u.shape[:2], *posterior.theta_coordinates.shape[1:]).numpy()
         variables["theta_coordinates"] = (("chain", "draw", "task", "theta_coordinate"), theta)
