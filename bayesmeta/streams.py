@@ -17,7 +17,10 @@ from torch import Tensor
 from bayesmeta.errors import DataError, OptionError
 from bayesmeta.tasks import Tasks
 
-__all__ = ["Source", "Stream", "as_tasks", "seed_of"]
+__all__ = ["Source", "Stream", "as_tasks", "own_generator", "seed_of"]
+
+OWN = 0x62617965
+"""What stands beside a seed where the library chooses."""
 
 Source: TypeAlias = Callable[[int], Any] | Iterable[Any]
 
@@ -88,6 +91,14 @@ class Stream:
 def seed_of(seed: int, number: int) -> int:
     """The seed, below 2³², of batch `number` of the run with that seed."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def own_generator(seed: int) -> torch.Generator:
+    """Random numbers for choices of the library's own, such as which rows of a task are support.
+
+    They are others than those of any generator that is seeded by the same number: data may have been drawn by one.
+    """
+    return torch.Generator().manual_seed(seed_of(seed, OWN))
 
 
 class _Reader:

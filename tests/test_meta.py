@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 import bayesmeta as bm
+from bayesmeta import archive
 from bayesmeta.errors import (
     BayesmetaError,
+    BayesmetaWarning,
     DataError,
     FileFormatError,
     HierarchyError,
@@ -24,12 +27,15 @@ from bayesmeta.errors import (
     OptionError,
     UnknownNameError,
 )
+from bayesmeta.infer.ensemble_train import Trainer
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Episodes, Rows, episodes, rows_of
 from bayesmeta.meta.flat import Flat
+from bayesmeta.meta.hierarchy.feed import shuffled
 from bayesmeta.meta.module import Functional, Weights
 from bayesmeta.meta.training.climb import Climb
-from bayesmeta.meta.training.feed import Part
+from bayesmeta.meta.training.feed import Part, feed_of
+from bayesmeta.streams import seed_of
 
 MAML, Reptile = bm.meta.MAML, bm.meta.Reptile
 ALGORITHMS = {
@@ -194,8 +200,25 @@ def test_tasks_count_by_their_weights() -> None:
     _, alone = gradient(MAML(), sines(), second)
     _, both = gradient(MAML(), sines(), some + 4 * second)
 
-    torch.testing.assert_close(both, (alone + others) / 2, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(both, others + 4 * alone, rtol=1e-10, atol=1e-12)
     assert not torch.allclose(alone, others, rtol=1e-3)
+
+
+def test_weights_count_the_same_in_batches_of_any_size() -> None:
+    weights = torch.tensor([1.0, 2.0, 3.0, 0.0])
+    words: dict[str, Any] = {"shots": 2, "validation": 0.0, "seed": 0, "dtype": torch.float64}
+    for size in (1, 2, 4):
+        feed, _ = feed_of(sines(), weights, size=size, **words)
+        epoch = torch.cat([feed.part(step).weight for step in range(4 // size)])
+        assert epoch.sort().values.tolist() == pytest.approx([0.0, 2 / 3, 4 / 3, 2.0])
+
+    def learnt(weights: Tensor | None) -> Tensor:
+        settings = MAML(shots=2, batch_size=1, steps=8, learning_rate=0.01)
+        learner = bm.meta.fit(network(), sines(), settings, weights=weights, progress=False)
+        return Flat(learner.weights).vector(learner.weights)
+
+    assert torch.equal(learnt(torch.full((4,), 3.0)), learnt(None))
+    assert not torch.allclose(learnt(weights), learnt(None), rtol=1e-3)
 
 
 # --- what adapts --------------------------------------------------------------------------------------------
@@ -268,6 +291,81 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_weights(tmp_path: Path) 
     assert all(torch.equal(value, rest.weights[name]) for name, value in whole.weights.items())
     with pytest.raises(FileFormatError, match="inner_steps was 2 and is 1"):
         trained(steps=60, schedule="constant", every=10, checkpoint=path, inner_steps=1)
+
+
+def surprise(out: Tensor, y: Tensor) -> Tensor:
+    return (out.squeeze(-1) - y).abs()
+
+
+RESUMED = {name: type(algorithm) for name, algorithm in ALGORITHMS.items()} | {
+    name: getattr(bm.meta, name) for name in ("Reptile", "IMAML", "LLAMA", "BMAML", "PLATIPUS", "ABML", "VAMPIRE")
+}
+
+
+@pytest.mark.parametrize("name", sorted(RESUMED))
+def test_every_algorithm_goes_on_from_its_checkpoint(name: str, tmp_path: Path) -> None:
+    settings = RESUMED[name](shots=3, inner_steps=1, steps=2, schedule="constant")
+    if name == "MAML++":
+        settings = replace(settings, multi_step=0.0)
+    net = network(inputs=1 + settings.size) if isinstance(settings, bm.meta.CAVIA) else network()
+    kept = replace(settings, checkpoint=str(tmp_path / "here.npz"))
+    whole = bm.meta.fit(net, sines(), replace(settings, steps=4), progress=False)
+    bm.meta.fit(net, sines(), kept, progress=False)
+    rest = bm.meta.fit(net, sines(), replace(kept, steps=4), progress=False)
+
+    assert rest.steps == 4
+    assert all(torch.equal(value, rest.weights[name]) for name, value in whole.weights.items())
+
+
+def test_a_checkpoint_knows_a_loss_by_its_name_and_tasks_by_their_weights(tmp_path: Path) -> None:
+    settings = MAML(shots=3, steps=2, checkpoint=str(tmp_path / "own.npz"), loss=surprise)
+    bm.meta.fit(network(), sines(), settings, progress=False)
+    record, _ = archive.read(tmp_path / "own.npz", "bayesmeta ensemble 1", "a checkpoint")
+    assert record["settings"]["loss"] == f"{surprise.__module__}.surprise"
+    with pytest.raises(FileFormatError, match="weights was None and is"):
+        bm.meta.fit(network(), sines(), settings, weights=torch.arange(4.0), progress=False)
+
+
+def test_what_is_interrupted_in_its_first_step_is_a_learner_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Climb, "__call__", stop)
+    monkeypatch.setattr(Trainer, "settled", lambda self, state: state.u)
+    with pytest.warns(BayesmetaWarning, match="interrupted after 0 of 60 steps"):
+        learner = trained()
+    assert learner.noise is not None
+    assert "0 steps" in repr(learner)
+
+
+def test_what_is_support_has_nothing_to_do_with_how_data_were_drawn() -> None:
+    """A source whose numbers are those of a generator with the seed it is given."""
+
+    def drawn(seed: int) -> bm.Tasks:
+        x = torch.rand(8, 10, 1, generator=torch.Generator().manual_seed(seed))
+        return bm.Tasks.from_arrays(x, x.squeeze(-1))
+
+    words: dict[str, Any] = {"shots": 5, "size": 8, "validation": 0.0, "seed": 0, "dtype": torch.float32}
+    feed, _ = feed_of(bm.Stream(drawn), None, **words)
+    parts = [feed.part(step).episodes for step in range(25)]
+    lower = torch.cat([part.support.x.mean((1, 2)) - part.query.x.mean((1, 2)) for part in parts])
+    assert float(lower.mean().abs()) < 4 * float(lower.std()) / math.sqrt(len(lower))
+    rows = shuffled(drawn(seed_of(0, 0)), 5, seed_of(0, 0)).rows.x.squeeze(-1)
+    assert not bool((rows[:, :10].sort(1).values == rows[:, :10]).all(1).any())
+
+
+def test_a_source_that_cannot_go_back_is_gone_through_once() -> None:
+    batches, read = [sines(4, (8,), seed=seed) for seed in range(30)], []
+
+    class Loader:
+        def __iter__(self) -> Iterator[bm.Tasks]:
+            for number, batch in enumerate(batches):
+                read.append(number)
+                yield batch
+
+    learner = bm.meta.fit(network(), bm.Stream(Loader()), MAML(shots=4, steps=30), progress=False)
+    assert learner.noise is not None
+    assert len(read) <= 30 + 2
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.long)], ids=["recorded", "compiled"])
@@ -452,12 +550,51 @@ def test_batch_normalisation_by_the_rows_at_hand_is_welcome() -> None:
         ({"inner_steps": -1}, "inner_steps"),
         ({"inner_learning_rate": 0.0}, "inner_learning_rate must be a number above 0, got 0.0"),
         ({"schedule": "linear"}, "'linear'.*cosine"),
+        ({"validation": 20}, "validation must be a number of at least 0 and below 1, got 20"),
     ],
-    ids=["loss", "steps", "rate", "schedule"],
+    ids=["loss", "steps", "rate", "schedule", "validation"],
 )
 def test_settings_are_checked(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         MAML(**settings)
+
+
+@pytest.mark.parametrize("name", ["multi_step", "first_order_until"])
+def test_shares_of_training_are_checked(name: str) -> None:
+    settings: dict[str, Any] = {name: 2}
+    with pytest.raises(OptionError, match=f"{name} is a share of training, from 0 to 1, got 2"):
+        bm.meta.MAMLPlusPlus(**settings)
+
+
+def test_a_rate_may_be_a_whole_number_and_support_empty() -> None:
+    learner = trained(inner_learning_rate=1, shots=0, steps=2)
+    assert learner.adapt(sines()).predict(torch.zeros(1, 1)).mean.shape == (4, 1)
+
+
+@pytest.mark.changes_rng
+@pytest.mark.parametrize(
+    ("net", "settings", "words"),
+    [
+        (network(inputs=2), {}, "x of shape \\(1,\\) and y of shape \\(\\)"),
+        (network(3), {}, r"gives \(3, 3\) for 3 rows; wanted \(3, 1\)"),
+        (network(1), {"loss": "cross_entropy"}, "classes 0 to 1.*as many as there are"),
+        (nn.Sequential(network(), nn.Flatten(0)), {"loss": "cross_entropy"}, "a logit for each class"),
+        (
+            nn.Sequential(network(2), nn.BatchNorm1d(2, track_running_stats=False).double()),
+            {"shots": 1, "loss": "cross_entropy"},
+            "batch normalisation needs two rows",
+        ),
+    ],
+    ids=["inputs", "outputs", "classes", "logits", "one row"],
+)
+def test_networks_that_do_not_fit_the_data_are_told_what_to_fit(net: Any, settings: Any, words: str) -> None:
+    with pytest.raises(BayesmetaError, match=words):
+        bm.meta.fit(net, classes(), MAML(**({"shots": 3, "steps": 2} | settings)), progress=False)
+
+
+def test_a_stream_takes_no_weights() -> None:
+    with pytest.raises(OptionError, match="weights are one for each task that is held"):
+        bm.meta.fit(network(), bm.Stream(lambda seed: sines()), MAML(shots=2), weights=torch.ones(4), progress=False)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0, 1.0, 1.0], [0.0] * 4], ids=["too few", "negative", "zero"])

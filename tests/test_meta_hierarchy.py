@@ -113,7 +113,8 @@ def by_hand(u: Tensor, episode: Shuffled, algorithm: meta.MAML, total: float, *,
     prior = dist.Normal(0.0, 2.0).log_prob(mu).sum() + dist.Normal(0.0, 1.0).log_prob(shared)
     scales = torch.cat([tau, sigma.unsqueeze(0)])
     prior = prior + (dist.HalfNormal(1.0).log_prob(scales) + scales.log()).sum()
-    total_loss: Tensor = torch.stack(losses).mean() - prior / total
+    left = torch.stack([mask.sum() for mask in episode.rows.mask]) - episode.taken
+    total_loss: Tensor = torch.stack(losses).mean() - prior / (total * left.clamp(min=1).double().mean())
     return total_loss
 
 
@@ -199,6 +200,28 @@ def test_reptile_goes_where_steps_on_all_rows_lead() -> None:
     expected = ((0.3 - means) * (1 - left)).mean()
 
     torch.testing.assert_close(grad, expected.unsqueeze(0), rtol=1e-10, atol=1e-12)
+
+
+def test_the_prior_counts_once_beside_all_rows() -> None:
+    """Without steps and without support φ is the mode given all rows: a level with known noise and a narrow prior."""
+    tasks = lines([50] * 5)
+
+    def prior() -> Tensor:
+        mu: Tensor = pyro.sample("mu", dist.Normal(0.0, 0.1))
+        return mu
+
+    def task(mu: Tensor, x: Tensor, y: Tensor | None = None) -> Any:
+        theta = pyro.sample("theta", dist.Normal(mu, 1.0))
+        return pyro.sample("y", dist.Normal(theta, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+    objective, episode = objective_of(bm.Hierarchy(prior, task), tasks, meta.MAML(shots=0, inner_steps=0), total=5)
+    mode = (tasks.y.sum() / (250 + 1 / 0.1**2)).unsqueeze(0)
+    with quiet_pyro():
+        _, at_mode = objective.value_and_grad(mode, episode)
+        _, at_mean = objective.value_and_grad(tasks.y.mean().unsqueeze(0), episode)
+
+    assert float(at_mode.abs()) < 1e-12
+    assert float(at_mean.abs()) > 0.01
 
 
 def test_recorded_steps_are_the_eager_ones() -> None:

@@ -14,6 +14,7 @@ from bayesmeta.arrays import offsets_of
 from bayesmeta.errors import DataError, OptionError
 from bayesmeta.meta.classes import check_classes, ways_of
 from bayesmeta.query import query_tasks
+from bayesmeta.streams import own_generator
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Held", "held_of"]
@@ -91,7 +92,7 @@ def held_of(
 def _split(tasks: Tasks, most: int, query: int | None, by_class: bool, seed: int) -> Held:
     """Rows in a random order, the first to adapt on and the rest to predict."""
     _check_size(tasks, most, by_class, spare=1)
-    keys = torch.rand(tasks.n_observations, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    keys = torch.rand(tasks.n_observations, generator=own_generator(seed), dtype=torch.float64)
     place = _places(tasks, keys, by_class)
     asked = place >= most
     if query is not None:

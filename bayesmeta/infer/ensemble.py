@@ -36,7 +36,7 @@ from bayesmeta.infer.ensemble_density import MembersDensity
 from bayesmeta.infer.ensemble_feed import Feed, FromStream, FromTasks, held_out
 from bayesmeta.infer.ensemble_start import prior_draws, scales, starts
 from bayesmeta.infer.ensemble_train import History, State, Trainer, evidence_words, first_state, rate_at
-from bayesmeta.infer.options import check_whole
+from bayesmeta.infer.options import check_number, check_whole
 from bayesmeta.infer.svi_train import SCHEDULES
 from bayesmeta.streams import Stream
 from bayesmeta.target import Target
@@ -93,7 +93,7 @@ class Ensemble:
             ("warmup", 1.0, True),
             ("validation", 1.0, True),
         ):
-            _check_number(name, getattr(self, name), most, zero=closed)
+            check_number(name, getattr(self, name), most, zero=closed)
         for name, valid in (("evidence", METHODS), ("schedule", tuple(SCHEDULES))):
             if getattr(self, name) not in valid:
                 raise OptionError(unknown(name, getattr(self, name), valid))
@@ -102,15 +102,6 @@ class Ensemble:
                 raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.checkpoint, str | None):
             raise OptionError(f"checkpoint must be the path of a file as text, or None, got {self.checkpoint!r}")
-
-
-def _check_number(name: str, value: object, most: float, *, zero: bool) -> None:
-    """Raise an OptionError unless the value lies above zero, or at it where that is allowed, and below `most`."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and (0 < value < most or (zero and value == 0)):
-        return
-    least = "of at least 0" if zero else "above 0"
-    bound = "" if math.isinf(most) else f" and below {most:g}"
-    raise OptionError(f"{name} must be a number {least}{bound}, got {value!r}")
 
 
 def run(

@@ -7,6 +7,7 @@ the settings and the seed; another run will not go on from it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def read(path: Path, run: dict[str, Any]) -> tuple[State, History] | None:
     """
     if not path.exists():
         return None
+    run = json.loads(json.dumps(run))
     record, arrays = archive.read(path, FORMAT, WHAT, argument="checkpoint")
     with archive.understood(path, WHAT, argument="checkpoint"):
         history = History(_rows(arrays["evidence"]), _rows(arrays["validation"]), arrays["looks"].tolist())

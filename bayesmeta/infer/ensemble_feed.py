@@ -106,6 +106,7 @@ class FromStream:
         self._evidence, self._stream, self._seed = evidence, stream, seed
         self._first = len(evidence.tasks)
         self.total = stream.count or steps * self._first
+        self._last: tuple[int, Part] | None = None
 
     @property
     def described(self) -> str:
@@ -114,7 +115,9 @@ class FromStream:
 
     def part(self, step: int) -> Part:
         """The tasks of a step, from 0."""
-        return _part(self._evidence, self._stream.batch(step, self._seed))
+        if self._last is None or self._last[0] != step:  # a source may not go back but by beginning anew
+            self._last = step, _part(self._evidence, self._stream.batch(step, self._seed))
+        return self._last[1]
 
 
 def held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

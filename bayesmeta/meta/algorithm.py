@@ -11,7 +11,6 @@ so that an algorithm is a plain function.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import OptionError, unknown
-from bayesmeta.infer.options import check_whole
+from bayesmeta.infer.options import check_number, check_whole
 from bayesmeta.infer.svi_train import SCHEDULES
 from bayesmeta.meta.distribution.members import over_members
 from bayesmeta.meta.episodes import Episodes, Rows
@@ -83,9 +82,8 @@ class Algorithm:
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least)
         for name in ("inner_learning_rate", "learning_rate", "clip"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise OptionError(f"{name} must be a number above 0, got {value!r}")
+            check_number(name, getattr(self, name))
+        check_number("validation", self.validation, 1.0, zero=True)
         if self.schedule not in SCHEDULES:
             raise OptionError(unknown("schedule", self.schedule, tuple(SCHEDULES)))
 
@@ -159,11 +157,18 @@ class Algorithm:
     def value_and_grad(
         self, net: Functional, meta: Weights, episodes: Episodes, weight: Tensor
     ) -> tuple[Tensor, Weights]:
-        """The meta-objective of many tasks, each with its weight (B,), and the direction that training goes down."""
+        """The meta-objective of many tasks, and the direction that training goes down.
+
+        Args:
+            net: The network.
+            meta: The meta-parameters.
+            episodes: Support and query of the tasks.
+            weight: How much each counts (B,), 1 on the average over all tasks of training.
+        """
 
         def total(meta: Weights) -> Tensor:
             each = torch.func.vmap(lambda *episode: self.objective(net, meta, Episodes(*episode)))(*episodes)
-            return (weight * each).sum() / weight.sum()
+            return (weight * each).mean()
 
         grad, value = torch.func.grad_and_value(total)(meta)
         return value, grad

@@ -109,7 +109,7 @@ class FromScratch(Algorithm):
     ) -> tuple[Tensor, Weights]:
         """The query loss after adaptation, and nowhere to go."""
         each = torch.func.vmap(lambda *episode: self.objective(net, meta, Episodes(*episode)))(*episodes)
-        return (weight * each).sum() / weight.sum(), {name: torch.zeros_like(value) for name, value in meta.items()}
+        return (weight * each).mean(), {name: torch.zeros_like(value) for name, value in meta.items()}
 
 
 def _together(episode: Episodes) -> Rows:

@@ -10,6 +10,7 @@ from torch import Tensor
 from bayesmeta.errors import DataError
 from bayesmeta.meta.classes import check_classes, within_class
 from bayesmeta.meta.module import Functional
+from bayesmeta.streams import own_generator
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Episodes", "Rows", "check_rows", "episodes", "rows_of"]
@@ -60,7 +61,7 @@ def episodes(
     """
     count = shots * check_classes(tasks, shots) if by_class else _checked(tasks, shots)
     rows = rows_of(tasks, dtype)
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator(seed)
     keys = torch.rand(rows.mask.shape, generator=generator)
     if by_class:
         keys = keys + (within_class(rows.y, rows.mask, keys) >= shots)

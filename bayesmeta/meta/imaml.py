@@ -10,15 +10,13 @@ Rajeswaran, Finn, Kakade and Levine (2019), Meta-learning with implicit gradient
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import OptionError
-from bayesmeta.infer.options import check_whole
+from bayesmeta.infer.options import check_number, check_whole
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.flat import Flat
@@ -46,8 +44,7 @@ class IMAML(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("cg_steps", self.cg_steps, 1)
-        if not isinstance(self.regularisation, int | float) or not 0 < self.regularisation < math.inf:
-            raise OptionError(f"regularisation must be a number above 0, got {self.regularisation!r}")
+        check_number("regularisation", self.regularisation)
 
     def adapted(self, net: Functional, meta: Weights, support: Rows, steps: int) -> Weights:
         """The weights of one task after so many steps down its support loss and the bowl."""
@@ -69,7 +66,7 @@ class IMAML(Algorithm):
             return value, self._implicit(net, weights, support, slope)
 
         values, grads = torch.func.vmap(one)(*episodes)
-        share = weight / weight.sum()
+        share = weight / len(weight)
         return share @ values, {name: torch.tensordot(share, grad, 1) for name, grad in grads.items()}
 
     def _implicit(self, net: Functional, weights: Weights, support: Rows, slope: Weights) -> Weights:

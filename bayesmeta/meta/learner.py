@@ -110,9 +110,10 @@ class Learner:
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.weights.values())
-        last = self.curves["loss"][-max(1, len(self.curves["loss"]) // 10) :].mean()
+        losses = self.curves["loss"]
+        last = f", loss {losses[-max(1, len(losses) // 10) :].mean():.4g} in the last tenth" if len(losses) else ""
         name = type(self.algorithm).__name__
-        return f"Learner by {name}: {count:,} meta-parameters, {self.steps:,} steps, loss {last:.4g} in the last tenth"
+        return f"Learner by {name}: {count:,} meta-parameters, {self.steps:,} steps{last}"
 
 
 class Adapted:

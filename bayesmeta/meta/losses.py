@@ -19,12 +19,20 @@ Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 def squared_error(out: Tensor, y: Tensor) -> Tensor:
     """(out - y)² (n,), the mean over components where there are several; an output (n, 1) is for y (n,)."""
     if out.shape != y.shape:
+        if out.numel() != y.numel():
+            wanted = f"{(len(y), 1)}" if y.dim() == 1 else f"{tuple(y.shape)}"
+            raise DataError(f"the network gives {tuple(out.shape)} for {len(y)} rows; wanted {wanted}, as y has it")
         out = out.reshape(y.shape)
-    return (out - y).square().reshape(len(y), -1).mean(1)
+    return (out - y).square().reshape(len(y), math.prod(y.shape[1:])).mean(1)
 
 
 def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
     """-log of the probability of class y (n,) by logits (n, classes), in nats."""
+    if out.dim() != 2 or y.dim() != 1 or len(out) != len(y):
+        raise DataError(
+            f"the network gives {tuple(out.shape)} for rows whose y is {tuple(y.shape)}; cross entropy wants a logit "
+            f"for each class, ({len(y)}, classes), and one class for each row"
+        )
     log_p = torch.log_softmax(out, -1)
     return -log_p.gather(-1, y.long().unsqueeze(-1)).squeeze(-1)
 

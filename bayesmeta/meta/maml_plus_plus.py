@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from bayesmeta.errors import OptionError
 from bayesmeta.meta.episodes import Episodes, Rows
 from bayesmeta.meta.maml import MAML
 from bayesmeta.meta.module import Functional, Weights
@@ -41,6 +42,13 @@ class MAMLPlusPlus(MAML):
     first_order_until: float = 0.0
     norm_by_step: bool = False
     shares: tuple[float, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("multi_step", "first_order_until"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise OptionError(f"{name} is a share of training, from 0 to 1, got {value!r}")
 
     def begin(self, net: Functional) -> Weights:
         """Weights, and for each of them a learning rate by inner step (K,); later steps take the last of them.

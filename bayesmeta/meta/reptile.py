@@ -33,5 +33,5 @@ class Reptile(Algorithm):
             return value, {name: meta[name] - moved[name] for name in meta}
 
         values, moves = torch.func.vmap(one)(*episodes)
-        share = weight / weight.sum()
+        share = weight / len(weight)
         return share @ values, {name: torch.tensordot(share, move, 1) for name, move in moves.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesmeta.infer.ensemble_feed import held_out
 from bayesmeta.program import Row
-from bayesmeta.streams import Stream, seed_of
+from bayesmeta.streams import Stream, own_generator, seed_of
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Feed", "Shuffled", "shuffled"]
@@ -47,7 +47,7 @@ def shuffled(tasks: Tasks, shots: int, seed: int) -> Shuffled:
     order = torch.argsort(batch.index)
     row = Row(batch.x[order], batch.y[order], batch.mask[order], dict(tasks.context))
     width = 1 << (row.mask.shape[1] - 1).bit_length()
-    keys = torch.rand(row.mask.shape, generator=torch.Generator().manual_seed(seed))
+    keys = torch.rand(row.mask.shape, generator=own_generator(seed))
     first = torch.where(row.mask, keys, 2.0).argsort(1)
     place = torch.cat([first, first[:, :1].expand(-1, width - first.shape[1])], 1)
     task = torch.arange(len(place)).unsqueeze(1)
@@ -113,5 +113,5 @@ class Feed:
             return self.tasks.batch(step, self.seed)
         size = min(self.size, len(self.tasks))
         epoch, place = divmod(step, len(self.tasks) // size)
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        generator = own_generator(seed_of(self.seed, epoch))
         return self.tasks[torch.randperm(len(self.tasks), generator=generator)[place * size : (place + 1) * size]]

@@ -46,6 +46,15 @@ NO_SENSE = {
 }
 NETWORK = "it needs a network, bm.fit(net, tasks, ...): hierarchies take MAML(...) and Reptile(...), or 'auto'"
 
+OF_NETWORKS: dict[str, tuple[object, str]] = {
+    "loss": ("mse", "its likelihood is the loss"),
+    "by_class": (False, "support is drawn from all rows alike"),
+    "adapt_steps": (None, "steps on new tasks are those of posterior.adapt(tasks, method='gradient')"),
+    "recompute": (False, "θ is small, and the steps to it cost no memory"),
+    "chunk": (None, "a batch goes through one call: a smaller batch_size takes less memory"),
+}
+"""Settings that hierarchies have no use for: their defaults, and why."""
+
 
 def integrated(program: Program, tasks: Tasks, config: Any) -> Collapsed:
     """The evidence of these tasks: a family's own, exact, by quadrature, else by Laplace's approximation.
@@ -81,10 +90,8 @@ def _check_algorithm(config: Algorithm) -> None:
     name = type(config).__name__
     if type(config) not in (MAML, Reptile):
         raise OptionError(f"{name} makes no sense on a hierarchy: {NO_SENSE.get(name, NETWORK)}")
-    for setting, plain in (("loss", "mse"), ("by_class", False), ("adapt_steps", None)):
+    for setting, (plain, reason) in OF_NETWORKS.items():
         if getattr(config, setting, plain) != plain:
-            why = {"loss": "its likelihood is the loss", "by_class": "support is drawn from all rows alike"}
-            reason = why.get(setting, "steps on new tasks are those of posterior.adapt(tasks, method='gradient')")
             raise OptionError(f"{setting}={getattr(config, setting)!r} is of networks; of a hierarchy {reason}")
 
 
@@ -95,7 +102,7 @@ def run(
 
     Returns:
         Draws (1, 1000, q), all alike. `curves` has ``loss`` by step, the query loss after adaptation in nats per row
-        less log p(φ)/N, and ``validation`` at the steps ``looks``.
+        less the share of log p(φ), and ``validation`` at the steps ``looks``.
 
     Raises:
         OptionError: A share of a stream to watch.

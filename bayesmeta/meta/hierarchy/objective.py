@@ -2,7 +2,7 @@
 
     v(φ)   the top of p(θ | φ), in θ's unconstrained coordinates
     v_k+1 = v_k - α ∇ L_support(v_k; φ),        L = -log p(y | x, θ, φ), the mean over rows
-    min over φ of  E_t [ L_query(v_K; φ) ] - log p(φ) / N
+    min over φ of  E_t [ L_query(v_K; φ) ] - log p(φ) / (N n),        n the rows of a query
 
 φ has more in it than the initialisation: what the likelihood takes from it (a noise, a slope that tasks share) is
 learnt along with it, and differentiated as it stands in both losses. What the steps do not depend on, such as how wide
@@ -44,7 +44,7 @@ class Objective:
         program: The hierarchy's functions.
         begin: What gives the initialisation.
         algorithm: `MAML` or `Reptile`, with its settings.
-        total: N, the number of tasks that log p(φ) is weighed against; infinity leaves it out.
+        total: N, the number of tasks whose query rows log p(φ) is weighed against; infinity leaves it out.
     """
 
     def __init__(self, program: Program, begin: Beginning, algorithm: Algorithm, total: float) -> None:
@@ -57,7 +57,7 @@ class Objective:
         return Objective(self._program, self._begin, self._algorithm, math.inf)
 
     def value_and_grad(self, u: Tensor, episode: Shuffled) -> tuple[Tensor, Tensor]:
-        """The query loss after adaptation less log p(φ)/N, and the direction (q,) that training goes down.
+        """The query loss after adaptation less the share of log p(φ), and the direction (q,) that training goes down.
 
         For Reptile the direction is v - v_K through dv/dφ, averaged over tasks.
         """
@@ -68,14 +68,19 @@ class Objective:
         return value, grad
 
     def value(self, u: Tensor, episode: Shuffled) -> Tensor:
-        """The mean over tasks of the query loss after adaptation, in nats per row, less log p(φ)/N, ()."""
+        """The mean over tasks of the query loss after adaptation, less the share of log p(φ), in nats per row, ()."""
         phi = self._program.phi(u)
         each = self._risks(phi.returned, self._begin(phi, episode.rows), episode)
-        return each.mean() - phi.log_prior / self._total
+        return each.mean() - self._share(episode) * phi.log_prior
 
     def beginning(self, u: Tensor, episode: Shuffled) -> Tensor:
         """The initialisation of each task (B, p)."""
         return self._begin(self._program.phi(u), episode.rows)
+
+    def _share(self, episode: Shuffled) -> Tensor:
+        """1 / (N n): what log p(φ) counts beside a loss in nats per row, ()."""
+        rows = episode.query().mask.sum(1).clamp(min=1).to(torch.float64).mean()
+        return 1 / (self._total * rows)
 
     def _risks(self, returned: Any, begin: Tensor, episode: Shuffled) -> Tensor:
         def one(v: Tensor, support: Row, query: Row) -> Tensor:
@@ -95,7 +100,7 @@ class Objective:
             return self._adapted(phi.returned, v, rows)
 
         ends = self._program.over_tasks(one)(held, episode.rows).detach()
-        value = self._risks(phi.returned, held, episode).mean() - phi.log_prior / self._total
+        value = self._risks(phi.returned, held, episode).mean() - self._share(episode) * phi.log_prior
         return 0.5 * (begin - ends).square().sum(1).mean(), value
 
     def _adapted(self, returned: Any, v: Tensor, rows: Row) -> Tensor:

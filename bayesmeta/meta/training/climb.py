@@ -56,11 +56,11 @@ class Climb:
         leaves = (*part.episodes.support, *part.episodes.query, part.episodes.noise, part.weight)
         for rows in (part.episodes.support, part.episodes.query):
             check_rows(self._net, rows)
-        value, grad, total = u.new_zeros(()), torch.zeros_like(u[0]), part.weight.sum()
+        value, grad, total = u.new_zeros(()), torch.zeros_like(u[0]), len(part.weight)
         for some in self._parts(u[0], leaves):
             found = tuple(leaf[some] for leaf in leaves)
-            share = found[-1].sum() / total
-            if share > 0:
+            if bool((found[-1] > 0).any()):
+                share = len(found[-1]) / total
                 piece, slope = self._piece(stage, u[0], found)
                 value, grad = value + share * piece, grad + share * slope
         return -value.unsqueeze(0), -grad.unsqueeze(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from bayesmeta.errors import DataError, OptionError
 from bayesmeta.infer.ensemble_feed import held_out
 from bayesmeta.meta.episodes import Episodes, episodes
-from bayesmeta.streams import Stream, seed_of
+from bayesmeta.streams import Stream, own_generator, seed_of
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Feed", "Part", "feed_of"]
@@ -33,13 +33,14 @@ class Feed:
 
     Args:
         tasks: What to train on: tasks that are held, or a stream.
-        weights: The weight of each held task in the meta-objective (T,).
+        weights: The weight of each held task in the meta-objective (T,), 1 on the average.
         shots: Observations of a task that are support; of each of its classes where `by_class`.
         size: Tasks of a batch.
         seed: Seeds the order of tasks, and which rows are support.
         dtype: What inputs are brought to.
         by_class: Whether `shots` is counted for each class of a task.
         randoms: Standard normal numbers that each task of a step gets.
+        kept: How many of the last steps are remembered: a source may not go back but by beginning anew.
     """
 
     tasks: Tasks | Stream
@@ -50,10 +51,18 @@ class Feed:
     dtype: torch.dtype
     by_class: bool = False
     randoms: int = 0
+    kept: int = 1
     total: int = 1
+    _known: dict[int, Part] = field(default_factory=dict, repr=False)
 
     def part(self, step: int) -> Part:
         """The episodes of a step, from 0."""
+        if step not in self._known:
+            self._known = {known: part for known, part in self._known.items() if step - self.kept < known < step}
+            self._known[step] = self._made(step)
+        return self._known[step]
+
+    def _made(self, step: int) -> Part:
         tasks, weight = self._batch(step)
         seed = seed_of(self.seed, step)
         found = episodes(tasks, self.shots, seed, self.dtype, by_class=self.by_class, randoms=self.randoms)
@@ -65,7 +74,7 @@ class Feed:
             return batch, torch.ones(len(batch))
         size = min(self.size, len(self.tasks))
         epoch, place = divmod(step, len(self.tasks) // size)
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        generator = own_generator(seed_of(self.seed, epoch))
         pick = torch.randperm(len(self.tasks), generator=generator)[place * size : (place + 1) * size]
         return self.tasks[pick], torch.ones(size) if self.weights is None else self.weights[pick]
 
@@ -81,11 +90,12 @@ def feed_of(
     dtype: torch.dtype,
     by_class: bool = False,
     randoms: int = 0,
+    kept: int = 1,
 ) -> tuple[Feed, Part | None]:
     """What is trained on, and what is watched.
 
     Raises:
-        OptionError: A share of a stream to watch, or weights that are not one for each task.
+        OptionError: A share of a stream to watch, weights of one, or weights that are not one for each task.
         DataError: Too few tasks, or observations in one.
     """
     if isinstance(tasks, Stream):
@@ -94,16 +104,17 @@ def feed_of(
                 f"validation is {validation:g}, a share of tasks that are held; a stream has none: give it some, "
                 "Stream(..., validation=tasks)"
             )
+        if weights is not None:
+            raise OptionError("weights are one for each task that is held; of a stream, let batches have tasks oftener")
         watched = tasks.validation
-        feed = Feed(tasks, None, shots, size, seed, dtype, by_class, randoms)
+        feed = Feed(tasks, None, shots, size, seed, dtype, by_class, randoms, kept)
     else:
         weights = _checked(tasks, weights)
         if validation and len(tasks) < 2:
             raise DataError("validation needs two tasks at least, one of them to train on: leave it out")
         train, watch = held_out(len(tasks), validation, seed)
         watched = tasks[watch] if len(watch) else None
-        weights = None if weights is None else weights[train]
-        feed = Feed(tasks[train], weights, shots, size, seed, dtype, by_class, randoms)
+        feed = Feed(tasks[train], _levelled(weights, train), shots, size, seed, dtype, by_class, randoms, kept)
         feed.part(0)
     if watched is None:
         return feed, None
@@ -117,6 +128,14 @@ def _checked(tasks: Tasks, weights: Tensor | None) -> Tensor | None:
     weights = torch.as_tensor(weights, dtype=torch.float64)
     if tuple(weights.shape) != (len(tasks),) or bool((~torch.isfinite(weights) | (weights < 0)).any()):
         raise OptionError(f"weights must be one number of at least 0 for each of {len(tasks)} tasks, got {weights}")
-    if float(weights.sum()) == 0:
-        raise OptionError("weights are all zero: no task would be learnt from")
     return weights
+
+
+def _levelled(weights: Tensor | None, train: Tensor) -> Tensor | None:
+    """Weights of the tasks that are trained on, 1 on the average."""
+    if weights is None:
+        return None
+    mean = weights[train].mean()
+    if float(mean) == 0:
+        raise OptionError("weights of the tasks that are trained on are all zero: none would be learnt from")
+    return weights[train] / mean

@@ -57,4 +57,4 @@ def descend(
 
 
 def _rate(rates: Rates, name: str) -> float | Tensor:
-    return rates if isinstance(rates, float) else rates.get(name, torch.zeros(()))
+    return rates.get(name, torch.zeros(())) if isinstance(rates, Mapping) else rates

@@ -86,12 +86,13 @@ def fit(
         validation=algorithm.validation,
         seed=seed,
         dtype=function.dtype,
+        kept=LAST if algorithm.loss == "mse" else 1,
     )
     meta = algorithm.begin(function)
     flat = Flat(meta)
     climb, history = Climb(algorithm, function, flat), History()
     path = None if algorithm.checkpoint is None else Path(algorithm.checkpoint)
-    run = {} if path is None else _run(algorithm, function, tasks, seed)
+    run = {} if path is None else _run(algorithm, function, tasks, weights, seed)
     with one_thread(), bar("meta-learning", algorithm.steps, progress) as step:
         u = flat.vector(meta).unsqueeze(0)
         _check_start(algorithm, function, meta, feed.part(0))
@@ -150,14 +151,17 @@ def _noise(
     """The error left after adaptation where the loss is a squared one: of watched tasks, or of the last steps."""
     if algorithm.loss != "mse":
         return None
-    parts = [feed.part(step) for step in range(max(0, steps - LAST), steps)] if watched is None else [watched]
+    parts = [feed.part(step) for step in range(max(0, steps - LAST), max(1, steps))] if watched is None else [watched]
     return error_left(algorithm, net, meta, parts, _steps(algorithm))
 
 
-def _run(algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, seed: int) -> dict[str, Any]:
+def _run(
+    algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, weights: Tensor | None, seed: int
+) -> dict[str, Any]:
     """What a checkpoint of this run belongs to: with more steps it is still the same run."""
     settings = dataclasses.asdict(algorithm) | {"seed": seed, "algorithm": type(algorithm).__name__}
-    settings["loss"] = algorithm.loss if isinstance(algorithm.loss, str) else repr(algorithm.loss)
+    settings["loss"] = algorithm.loss if isinstance(algorithm.loss, str) else _name(algorithm.loss)
+    settings["weights"] = None if weights is None else torch.as_tensor(weights).tolist()
     for name in ("steps", "checkpoint", "chunk", "compile", "recompute"):
         settings.pop(name, None)
     first = tasks.first(seed) if isinstance(tasks, Stream) else tasks
@@ -165,23 +169,45 @@ def _run(algorithm: Algorithm, net: Functional, tasks: Tasks | Stream, seed: int
     return {"settings": settings | {"network": shapes}, "tasks": first.fingerprint()}
 
 
+def _name(loss: Any) -> str:
+    """What a loss function is called, the same in every process."""
+    named = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def _check_start(algorithm: Algorithm, net: Functional, meta: Weights, part: Part) -> None:
     """Raise unless the meta-objective of the first episodes is a number."""
     try:
         first = float(_loss(algorithm, net, meta, part))
-    except RuntimeError as error:
-        if "vmap" not in str(error):
-            raise
-        raise HierarchyError(
-            "net or loss look at values (an if, .item(), a loop whose length depends on data), so that tasks cannot "
-            f"go through them together: write it with torch.where ({str(error).splitlines()[0]})"
-        ) from error
+    except BayesmetaError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        said = str(error).splitlines()[0]
+        if "vmap" in str(error):
+            raise HierarchyError(
+                "net or loss look at values (an if, .item(), a loop whose length depends on data), so that tasks "
+                f"cannot go through them together: write it with torch.where ({said})"
+            ) from error
+        raise HierarchyError(f"{_failed(algorithm, part)} ({type(error).__name__}: {said})") from error
     if not math.isfinite(first):
         raise BayesmetaError(
             f"the meta-objective is {first:g} before the first step: the inner loop runs away from where the "
             f"network starts; take an inner_learning_rate below {algorithm.inner_learning_rate:g} or fewer "
             "inner_steps, and bring inputs and responses to the size of one"
         )
+
+
+def _failed(algorithm: Algorithm, part: Part) -> str:
+    """What was tried where the network or the loss did not take it, and what they should take."""
+    support, query = part.episodes.support, part.episodes.query
+    y = query.y[query.mask]
+    classes = f", classes {int(y.min())} to {int(y.max())}" if algorithm.loss == "cross_entropy" else ""
+    return (
+        f"the network or the loss failed on a task of {support.x.shape[1]} support and {query.x.shape[1]} query rows "
+        f"with x of shape {tuple(query.x.shape[2:])} and y of shape {tuple(query.y.shape[2:])}{classes}: the network "
+        "takes rows (n, ...) of such an x and gives one output for each, (n, 1) or (n, outputs), of classes as many as "
+        "there are; batch normalisation needs two rows at least"
+    )
 
 
 def _curves(history: History) -> dict[str, npt.NDArray[Any]]:
