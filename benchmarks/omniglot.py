@@ -47,9 +47,9 @@ counts as a task here, and a new task trains a last layer of its own. Each learn
 strided convolutions of 64 channels, whose normalisation is by batch (transductive), and the same time on one core;
 how many tasks it saw in that time, a step for each, is in the table. Rates and steps were chosen by a tenth of the
 background characters. So these are figures of a short training, not of the methods' ends, which *published* has where
-they are known. Judged by 600 tasks with 15 query images of each class; standard errors are over tasks. NLL is in nats
-an image, ECE in 15 bins of the likeliest class's probability, beside the value that a perfectly calibrated prediction
-of as many images has."""
+they are known. Judged by 600 tasks, 200 where there are 20 classes, with 15 query images of each; standard errors are
+over tasks. NLL is in nats an image, ECE in 15 bins of the likeliest class's probability, beside the value that a
+perfectly calibrated prediction of as many images has."""
 
 
 def _none(ways: int, shots: int) -> Data:

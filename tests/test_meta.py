@@ -309,9 +309,9 @@ def test_every_algorithm_goes_on_from_its_checkpoint(name: str, tmp_path: Path) 
         settings = replace(settings, multi_step=0.0)
     net = network(inputs=1 + settings.size) if isinstance(settings, bm.meta.CAVIA) else network()
     kept = replace(settings, checkpoint=str(tmp_path / "here.npz"))
-    whole = bm.meta.fit(net, sines(), replace(settings, steps=4), progress=False)
-    bm.meta.fit(net, sines(), kept, progress=False)
-    rest = bm.meta.fit(net, sines(), replace(kept, steps=4), progress=False)
+    whole = bm.meta.fit(net, sines(8), replace(settings, steps=4), progress=False)
+    bm.meta.fit(net, sines(8), kept, progress=False)
+    rest = bm.meta.fit(net, sines(8), replace(kept, steps=4), progress=False)
 
     assert rest.steps == 4
     assert all(torch.equal(value, rest.weights[name]) for name, value in whole.weights.items())
@@ -482,7 +482,7 @@ def test_inputs_of_one_number_a_row_need_no_axis_of_their_own() -> None:
     assert (
         one.adapt(sines()).predict(torch.zeros(2, 1)).mean.shape == two.adapt(plain).predict(torch.zeros(2)).mean.shape
     )
-    bm.meta.fit(network(inputs=3), plain, bm.meta.CAVIA(size=2, shots=3, steps=2), progress=False)
+    bm.meta.fit(network(inputs=3), plain, bm.meta.CAVIA(size=2, shots=3, steps=2, loss=surprise), progress=False)
 
 
 def test_a_stream_is_learnt_from() -> None:
@@ -494,6 +494,13 @@ def test_a_stream_is_learnt_from() -> None:
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------
+
+
+def test_errors_that_are_known_only_of_what_a_large_network_was_trained_on_are_said_to_be_too_small() -> None:
+    settings = MAML(shots=3, steps=2)
+    with pytest.warns(BayesmetaWarning, match="19 weights were learnt from 12 observations.*validation=0.2"):
+        bm.meta.fit(network(), sines(2), settings, progress=False)
+    bm.meta.fit(network(), sines(2), replace(settings, validation=0.5), progress=False)
 
 
 def test_too_few_observations_are_named() -> None:

@@ -2,8 +2,9 @@
 
     min over the prior of  E_t [ -E_q log p(support, query | w) + KL(q | p) ] - log p(prior)
 
-with q = q_t after some steps down the same bound on the support alone. In contrast to VAMPIRE the meta-objective is the
-bound itself, so that it holds the posteriors to the prior, and the prior to where it is needed.
+with q = q_t after some steps down the same bound on the support alone. In contrast to VAMPIRE the meta-objective has
+the divergence in it, so that it holds the posteriors to the prior, and the prior to where it is needed. It is the bound
+itself with `divergence_weight=1`; by default the divergence counts a tenth, inside and outside.
 
 Ravi and Beatson (2019), Amortized Bayesian meta-learning, ICLR.
 """

@@ -32,9 +32,11 @@ class Learner:
         curves: ``loss`` by step; ``validation`` at the steps ``looks``.
         steps: Steps that were taken.
         seconds: What they took.
-        noise: The error that adaptation leaves on the query of training tasks, which predictions have as their
-            standard deviation: of one network a task, the root of the mean squared error, else see
-            `bayesmeta.meta.residual`. None where the loss is not a squared one, or the algorithm knows it by input.
+        noise: The error that adaptation leaves on the query of watched tasks, or else of those of the last steps of
+            training, which predictions have as their standard deviation. Of tasks that are held, and none of them
+            watched, it is too small where they are few. The root of the mean squared error of one network a task; of
+            several see `bayesmeta.meta.residual`. None where the loss is not a squared one, or the algorithm knows it
+            by input.
         chunk: How many tasks of a training step went through one call at most, as the settings or memory had it.
         interrupted: Whether training was stopped by hand.
     """

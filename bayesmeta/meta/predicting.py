@@ -1,9 +1,10 @@
 """What networks of new tasks say of inputs: mixtures of normals over their members, or probabilities of classes.
 
 A network adapted by gradient steps gives a point. What is known of its error is how large it was for other tasks, so
-that is the standard deviation of the normal distribution that stands for a prediction: right on the whole, and the
-same where a task is well known and where it is not. Several networks of one task, its members, also differ more where
-less is known: a prediction is then the mixture of theirs, each with the error that other tasks had left.
+that is the standard deviation of the normal distribution that stands for a prediction: right on the whole where those
+tasks were not what the network was trained on, and the same where a task is well known and where it is not. Several
+networks of one task, its members, also differ more where less is known: a prediction is then the mixture of theirs,
+each with the error that other tasks had left.
 """
 
 from __future__ import annotations

@@ -63,6 +63,10 @@ def fit(
         FileFormatError: The checkpoint is of another run.
         BayesmetaError: The meta-objective is not finite where training starts, or again and again later on.
 
+    Warns:
+        BayesmetaWarning: Training was interrupted, or predictions will be too sure, because their error is known only
+            of tasks that a large network was trained on.
+
     Example:
         >>> import torch
         >>> from torch import nn
@@ -112,6 +116,15 @@ def fit(
         settled = trainer.settled(state)[0]
         found_at = flat.named(settled)
         noise = _noise(algorithm, function, found_at, feed, watched, state.step)
+    count = sum(value.numel() for value in function.weights.values())
+    if noise is not None and watched is None and isinstance(tasks, Tasks) and count > tasks.n_observations:
+        warnings.warn(
+            f"{count:,} weights were learnt from {tasks.n_observations:,} observations, none of them left "
+            f"out: {noise:.3g}, the error there, is less than new tasks will have, and predictions are too sure; take "
+            "validation=0.2",
+            BayesmetaWarning,
+            stacklevel=2,
+        )
     if history.interrupted:
         what = f"training was interrupted after {state.step:,} of {algorithm.steps:,} steps"
         warnings.warn(f"{what}: the learner is as it was then", BayesmetaWarning, stacklevel=2)
