@@ -135,7 +135,8 @@ def _cell(rows: list[Row], truth: Moments | None) -> str:
     if not rows or truth is None:
         return "–"
     mean, _ = errors(rows[0]["moments"], truth)
-    return f"{number(rows[0]['fit_s'])} s, {mean:.2f}{MARKS[rows[0]['verdict']]}"
+    again = " again" if rows[0]["cache"] == WARM else ""
+    return f"{number(rows[0]['fit_s'])} s{again}, {mean:.2f}{MARKS[rows[0]['verdict']]}"
 
 
 def truth_of(rows: list[Row], problem: str) -> Moments | None:
@@ -158,11 +159,12 @@ def _line(rows: list[Row], tool: Tool, truth: Moments | None) -> list[str]:
     if not rows:
         return []
     by = {row["cache"]: row for row in rows}
-    first, again = by.get(EMPTY) or by.get(NO_CACHE) or rows[0], by.get(WARM)
-    mean, sd = errors(first["moments"], truth) if truth else (math.nan, math.nan)
-    cells = [number(first["fit_s"]), number(again["fit_s"] if again else None)]
-    cells += [number(first.get(name)) for name in ("gradients", "ess", "k_hat")]
-    return [tool.title, _evidence(first), *cells, f"{mean:.3f}", f"{100 * sd:.1f} %", first["verdict"]]
+    first, again = by.get(EMPTY) or by.get(NO_CACHE), by.get(WARM)
+    one = first or rows[0]
+    mean, sd = errors(one["moments"], truth) if truth else (math.nan, math.nan)
+    cells = [number(row["fit_s"] if row else None) for row in (first, again)]
+    cells += [number(one.get(name)) for name in ("gradients", "ess", "k_hat")]
+    return [tool.title, _evidence(one), *cells, f"{mean:.3f}", f"{100 * sd:.1f} %", one["verdict"]]
 
 
 def _evidence(row: Row) -> str:

@@ -15,7 +15,9 @@ __all__ = ["BENCH", "sheets"]
 
 Row = dict[str, Any]
 TRUTH = "bayesmeta-auto"
-JOINT = preset("bayesmeta-svi-joint", "SVI over φ and θ, the same", "svi-meanfield", batch_size=1000, evidence="joint")
+JOINT = preset(
+    "bayesmeta-svi-joint", "SVI over φ and θ, mean field", "svi-meanfield", batch_size=1000, evidence="joint"
+)
 SCALING = (
     preset(TRUTH, "auto", "auto"),
     preset("bayesmeta-svi", "SVI, minibatches of 1,000", "svi-fullrank", batch_size=1000),

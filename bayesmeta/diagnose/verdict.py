@@ -283,7 +283,7 @@ def _error(error: Mapping[str, float]) -> Iterator[Finding]:
     if "doubling" in error:
         value = error["doubling"]
         text = f"twice the nodes change the log evidence of all tasks by {value:.1e} nats"
-        yield _graded("quadrature", value, 0.1, 1.0, text, "raise the number of nodes, or use evidence='joint'")
+        yield _graded("quadrature", value, 0.1, 1.0, text, "use evidence='joint'")
     if "k_hat" in error:
         value = error["k_hat"]
         text = f"k-hat of Laplace's approximation of a task is at most {value:.2f}"
