@@ -184,6 +184,12 @@ def test_the_error_left_is_the_likeliest_one() -> None:
     assert residual_sd(square[:1], weight) == pytest.approx(float((square[0] @ weight / weight.sum()).sqrt()))
 
 
+def test_particles_begin_apart_also_where_a_weight_is_one_number() -> None:
+    particles = BMAML(draws=4).begin(Functional(line(1)))["weight"]
+    assert particles.shape == (4, 1, 1)
+    assert len(particles.flatten().unique()) == 4
+
+
 @pytest.mark.parametrize("name", but_for_some_long("BMAML", "LLAMA", "VAMPIRE"))
 def test_a_seed_says_which_networks(name: str) -> None:
     state = torch.get_rng_state()

@@ -39,7 +39,7 @@ class BMAML(Bayesian):
             more about the size of errors.
         chaser_steps: Steps that the particles to be chased go on for, on support and query.
         apart: How far the particles' initialisations are apart at the beginning, in standard deviations of the elements
-            of each tensor of weights; the first is the module's own.
+            of each tensor of weights, of a single number in its size; the first is the module's own.
     """
 
     draws: int = 5
@@ -61,7 +61,8 @@ class BMAML(Bayesian):
         def particles(weight: Tensor) -> Tensor:
             away = torch.randn(self.draws, *weight.shape, generator=generator, dtype=weight.dtype)
             away[0] = 0
-            return weight + self.apart * weight.std(correction=0) * away
+            size = weight.std(correction=0) if weight.numel() > 1 else weight.abs()
+            return weight + self.apart * size * away
 
         return super().begin(net) | {name: particles(weight) for name, weight in net.weights.items()}
 
