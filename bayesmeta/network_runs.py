@@ -7,7 +7,6 @@ adapt to is one of rows of numbers, as for the run of a hierarchy: see `bayesmet
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,8 +72,7 @@ def save_run(
         watched = pd.Series(learner.curves["validation"], index=learner.curves["looks"])
         table["validation"] = table["step"].map(watched.to_dict())
     table.to_csv(out / "curves.csv", index=False)
-    if model.path.resolve() != (out / "model.py").resolve():
-        shutil.copyfile(model.path, out / "model.py")
+    (out / "model.py").write_bytes(model.source)
     record: dict[str, Any] = {
         "model": model.name,
         "seed": seed,
@@ -85,6 +83,8 @@ def save_run(
     if columns is not None:
         record["columns"] = dataclasses.asdict(columns)
     (out / "run.toml").write_text(presets.write_toml(record), encoding="utf-8")
+    for name in ("posterior.nc", "summary.csv"):  # of a hierarchy's run that was here before
+        (out / name).unlink(missing_ok=True)
 
 
 def open_run(run: Path) -> NetworkRun:

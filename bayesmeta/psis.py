@@ -54,6 +54,8 @@ def _smooth(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
     safe = torch.where(small, 1.0, k)
     quantile = torch.where(small, -sigma * torch.log1p(-p), sigma * torch.expm1(-safe * torch.log1p(-p)) / safe)
     smoothed = (quantile + cutoff.exp()).log().clamp(max=0.0)
+    possible = torch.isfinite(ordered[-tail:]).all(0)  # of fewer weights than a tail there is nothing to go by
+    k = torch.where(possible, k, math.inf)
     usable = torch.isfinite(k) & torch.isfinite(smoothed).all(0)
     ordered = ordered.clone()
     ordered[-tail:] = torch.where(usable, smoothed, ordered[-tail:])

@@ -8,7 +8,6 @@ with the response filled in are adapted on, rows with it empty are predicted.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +101,7 @@ def save_run(out: Path, model: shelf.ModelFile, posterior: Posterior, config: pr
     """Write a run's four files into its folder."""
     posterior.save(out / "posterior.nc")
     posterior.summary().to_csv(out / "summary.csv", index_label="parameter")
-    if model.path.resolve() != (out / "model.py").resolve():
-        shutil.copyfile(model.path, out / "model.py")
+    (out / "model.py").write_bytes(model.source)
     info = posterior.info
     content = presets.write_toml(
         {
@@ -115,6 +113,8 @@ def save_run(out: Path, model: shelf.ModelFile, posterior: Posterior, config: pr
         }
     )
     (out / "run.toml").write_text(content, encoding="utf-8")
+    for name in ("learner.npz", "curves.csv"):  # of a network's run that was here before
+        (out / name).unlink(missing_ok=True)
 
 
 def open_run(run: Path) -> Posterior:
@@ -192,6 +192,11 @@ def read_table(path: Path, columns: Columns) -> pd.DataFrame:
         )
     except (OSError, ValueError) as error:
         raise DataError(f"--data: cannot read {str(path)!r} as CSV: {error}") from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(
+            f"--data: the rows of {str(path)!r} have more cells than its first line has names: name every column, or "
+            "take commas at the end of lines away"
+        )
     taken = [name for name in NEW_COLUMNS if name in frame.columns]
     if taken:
         raise DataError(f"--data: {str(path)!r} has a column {taken[0]!r}, which the result needs; rename or drop it")

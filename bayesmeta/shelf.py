@@ -47,6 +47,7 @@ class ModelFile:
         settings: what its data ask of such an algorithm, as `loss="cross_entropy"`, in place of the preset's.
         held_out: its `held_out()`, if it has one: tasks, an environment or an image set that nothing is fitted on, to
             compare learners on.
+        source: the file as it was when it was loaded.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModelFile:
     load: Callable[[], Tasks | Stream]
     settings: Mapping[str, Any] = field(default_factory=dict)
     held_out: Callable[[], Any] | None = None
+    source: bytes = b""
 
     @property
     def is_network(self) -> bool:
@@ -228,6 +230,7 @@ def load_model(name_or_path: str | Path) -> ModelFile:
     import torch
 
     path = find("model", name_or_path)
+    source = path.read_bytes()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = _module(path)
@@ -242,7 +245,7 @@ def load_model(name_or_path: str | Path) -> ModelFile:
     held_out = getattr(module, "held_out", None)
     if held_out is not None and not callable(held_out):
         raise FileFormatError(f"{path}: {_missing('held_out', held_out)}; wanted a function without arguments")
-    return ModelFile(path.stem, path, model, load, settings, held_out)
+    return ModelFile(path.stem, path, model, load, settings, held_out, source)
 
 
 def _model(path: Path, module: ModuleType) -> Hierarchy | nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor
 from bayesmeta.errors import DataError, OptionError
 from bayesmeta.tasks import Tasks
 
-__all__ = ["Source", "Stream", "as_tasks", "own_generator", "seed_of"]
+__all__ = ["Source", "Stream", "as_tasks", "own_generator", "own_seed", "seed_of"]
 
 OWN = 0x62617965
 """What stands beside a seed where the library chooses."""
@@ -82,6 +82,12 @@ class Stream:
         tasks = self.batch(0, seed)
         return tasks.with_names([f"stream {name}" for name in tasks.names])
 
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What there is of it beside its batches, plain data: what a checkpoint has to agree with."""
+        watched = None if self.validation is None else self.validation.fingerprint()
+        return {"count": self.count, "validation": watched}
+
     def __repr__(self) -> str:
         name = getattr(self.source, "__name__", type(self.source).__name__)
         watched = "" if self.validation is None else f", validation on {len(self.validation):,} tasks"
@@ -93,12 +99,17 @@ def seed_of(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def own_generator(seed: int) -> torch.Generator:
-    """Random numbers for choices of the library's own, such as which rows of a task are support.
+def own_seed(seed: int) -> int:
+    """A seed for choices of the library's own, such as which rows of a task are support, or which tasks are new.
 
-    They are others than those of any generator that is seeded by the same number: data may have been drawn by one.
+    Data may have been drawn by a generator of the same seed: what is drawn by this one has nothing to do with them.
     """
-    return torch.Generator().manual_seed(seed_of(seed, OWN))
+    return seed_of(seed, OWN)
+
+
+def own_generator(seed: int) -> torch.Generator:
+    """A generator of `own_seed`."""
+    return torch.Generator().manual_seed(own_seed(seed))
 
 
 class _Reader:
@@ -123,7 +134,11 @@ class _Reader:
         return found
 
     def _open(self, seed: int) -> None:
-        torch.manual_seed(seed_of(seed, self._epoch))
+        number = seed_of(seed, self._epoch)
+        torch.manual_seed(number)
+        for owner in (self._source, getattr(self._source, "sampler", None)):
+            if isinstance(own := getattr(owner, "generator", None), torch.Generator):
+                own.manual_seed(number)
         self._iterator, self._state = iter(self._source), torch.get_rng_state()
 
     def _advance(self, seed: int) -> Any:

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from bayesmeta.adapt.known import check_like, observations
 from bayesmeta.centring import CENTRED, Degree
-from bayesmeta.diagnose.verdict import Verdict
+from bayesmeta.diagnose.verdict import LEVELS, Verdict
 from bayesmeta.draws import Draws, Info, versions
-from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
+from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError
 from bayesmeta.evidence import Collapsed, Joint, evidence_error
 from bayesmeta.evidence.conditional import log_evidence
 from bayesmeta.evidence.sampled import sampled_evidence
@@ -36,6 +36,7 @@ from bayesmeta.likelihood import log_likelihood_tasks
 from bayesmeta.mapping import flatten_draws
 from bayesmeta.posterior import Posterior
 from bayesmeta.psis import K_HAT, effective_size, psis, resample
+from bayesmeta.streams import seed_of
 from bayesmeta.summary import ess
 from bayesmeta.target import Target
 from bayesmeta.tasks import Tasks
@@ -101,7 +102,7 @@ def update(
 
     Raises:
         DataError: A task has no observations, or is not shaped as those of the fit.
-        NotAvailableError: The fit was a joint one, and a task has no mode in θ.
+        NotAvailableError: φ is a single point; or the fit was a joint one, and a task has no mode in θ.
     """
     begin = time.perf_counter()
     _check(posterior, tasks, seed)
@@ -109,6 +110,11 @@ def update(
     changed = (known.sizes != before.sizes).nonzero().squeeze(-1).tolist()
     if not changed:
         return posterior
+    if bool((posterior.phi_coordinates == posterior.phi_coordinates[0]).all()):
+        raise NotAvailableError(
+            "φ is a single point, which no weights can move: fit again to all tasks, "
+            "bm.fit(hierarchy, posterior.tasks + tasks), or use a back-end that gives more than a point"
+        )
     known, before = known[changed], before[changed]
     together = _together(posterior.tasks, known)
     weighted = posterior.weighted or Weighted.of(posterior)
@@ -167,7 +173,8 @@ def _joint(
         weighted = weighted.times((more - log_likelihood_tasks(part.program, before[seen], phi, at)).sum(1))
     degrees = old.degrees
     if bool(fresh.any()):
-        log_z, drawn = sampled_evidence(old.program, known[fresh], phi, seed=seed)
+        # θ of tasks that come one after another are independent, whatever the seeds
+        log_z, drawn = sampled_evidence(old.program, known[fresh], phi, seed=seed_of(seed, len(old.tasks)))
         weighted = replace(weighted.times(log_z.sum(1)), u=torch.cat([weighted.u, drawn.flatten(1)], 1))
         degrees = {name: _extended(degree, int(fresh.sum())) for name, degree in degrees.items()}
     return Joint(old.program.with_centring(True), together, degrees), weighted
@@ -248,9 +255,10 @@ def _info(old: Info, evidence: Collapsed | Joint, draws: Draws, seed: int) -> In
 
 def _carry(old: Verdict, posterior: Posterior) -> None:
     """What was wrong with the draws before they were weighted is wrong with them still."""
-    own = posterior.verdict.findings
-    checked = {finding.check for finding in own}
-    kept = [finding for finding in old.findings if finding.level != "fine" and finding.check not in checked]
+    now = {finding.check: LEVELS.index(finding.level) for finding in posterior.verdict.findings}
+    kept = [finding for finding in old.findings if LEVELS.index(finding.level) > now.get(finding.check, 0)]
+    worse = {finding.check for finding in kept}
+    own = [finding for finding in posterior.verdict.findings if finding.check not in worse]
     posterior.info = replace(posterior.info, verdict=Verdict((*own, *kept)).plain())
 
 

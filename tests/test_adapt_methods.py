@@ -154,10 +154,12 @@ def test_auto_leaves_tasks_with_two_modes_to_nuts() -> None:
     settings = bm.NUTS(draws=100, tune=200, chains=2, compile=False, evidence="joint")
     fit = bm.fit(hierarchy, tasks, settings, progress=False)
     new = bm.Tasks.from_lists([[1.0], [0.0], [1.0]], [[1.5], [0.7], [2.5]], names=["two", "one", "two too"])
-    adapted = fit.adapt(new, seed=1)
+    with pytest.warns(BayesmetaWarning, match=r"chains of θ have not come together for task.*'two', 'two too'.*modes"):
+        adapted = fit.adapt(new, seed=1)
     theta = adapted.theta["theta"]
 
     assert adapted.method == "laplace, nuts"
+    assert "have not come together" in adapted.reason
     assert "NUTS for 'two', 'two too', Laplace's method would not do" in adapted.reason
     assert abs(float(theta[:, 1].mean()) - 0.7) < 0.1
     assert theta.shape == (200, 3)

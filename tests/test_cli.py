@@ -346,3 +346,49 @@ def test_version_and_bad_usage() -> None:
     assert run("--help").exit_code == 0
     assert run("fot").exit_code == 2
     assert run("adapt", "runs/x").exit_code == 2
+
+
+def test_rows_with_more_cells_than_names_are_refused(fitted: tuple[Path, Any], tmp_path: Path) -> None:
+    table, out = tmp_path / "new.csv", tmp_path / "out.csv"
+    table.write_text("site,dose,response\nnew,0,5.1,\nnew,1,,\n", encoding="utf-8")
+    said = refused("adapt", fitted[0], "--data", table, "--out", out, "--quiet")
+    assert "have more cells than its first line has names" in " ".join(said.split())
+
+
+def test_a_run_in_the_folder_of_a_networks_run_takes_its_place(model: Path, tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text(
+        "import bayesmeta as bm\nfrom torch import nn\nnet = nn.Linear(1, 1)\n"
+        "def load():\n    return bm.data.MAMLSines().tasks(4, shots=8)\n"
+    )
+    preset = tmp_path / "tiny.toml"
+    preset.write_text('back_end = "maml"\n[options]\nsteps = 2\n')
+    folder = tmp_path / "run"
+    assert run("fit", net, "--inference", preset, "--out", folder, "--quiet").exit_code == 0
+    assert run("fit", model, "--out", folder, "--quiet", *TINY).exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["model.py", "posterior.nc", "run.toml", "summary.csv"]
+    assert run("fit", net, "--inference", preset, "--out", folder, "--quiet").exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["curves.csv", "learner.npz", "model.py", "run.toml"]
+
+
+def test_a_run_keeps_the_model_as_it_was_when_it_was_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MODEL)
+    found = shelf.load_model(path)
+    path.write_text("changed")
+    assert found.source.decode() == MODEL
+
+
+def test_a_posterior_makes_the_folder_it_is_saved_in(fitted: tuple[Path, Any], tmp_path: Path) -> None:
+    posterior = bm.load(fitted[0] / "posterior.nc", shelf.load_model(fitted[0] / "model.py").hierarchy)
+    posterior.save(tmp_path / "new" / "folder" / "sites.nc")
+    assert (tmp_path / "new" / "folder" / "sites.nc").is_file()
+
+
+def test_a_table_that_goes_on_from_that_of_the_fit_counts_no_row_twice(fitted: tuple[Path, Any]) -> None:
+    posterior = bm.load(fitted[0] / "posterior.nc", shelf.load_model(fitted[0] / "model.py").hierarchy)
+    old = posterior.tasks["A"]
+    longer = bm.Tasks.from_lists([[*old.x.tolist(), 5.0]], [[*old.y.tolist(), 3.0]], names=["A"])
+    assert posterior.adapt(longer).tasks.sizes.tolist() == [old.n + 1]
+    only = bm.Tasks.from_lists([[5.0]], [[3.0]], names=["A"])
+    assert torch.equal(posterior.adapt(only).theta["level"], posterior.adapt(longer).theta["level"])

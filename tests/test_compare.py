@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from bayesmeta.errors import (
     OptionError,
     UnknownNameError,
 )
+from bayesmeta.streams import own_seed
 from tests.plot_records import check
 
 ENV = bm.data.DKTSines()
@@ -62,17 +63,19 @@ class Guess:
         return each if pointwise else each.sum(1)
 
 
+@dataclass(frozen=True)
 class Owner:
     """A guess as the method of something that is known by its repr."""
 
-    def __init__(self, sd: float = 3.0) -> None:
-        self.sd, self.asked = sd, 0
+    sd: float = 3.0
+    calls: list[int] = field(default_factory=list, repr=False)
 
-    def __repr__(self) -> str:
-        return f"Owner({self.sd})"
+    @property
+    def asked(self) -> int:
+        return len(self.calls)
 
     def guess(self, support: bm.Tasks, query: bm.Tasks) -> Guess:
-        self.asked += len(query) > 1
+        self.calls.extend([1] * (len(query) > 1))
         assert not query.y.any(), "what is to be predicted is hidden"
         return Guess(support, query, self.sd)
 
@@ -147,13 +150,13 @@ def test_a_pair_is_shown_from_the_first_row_on() -> None:
 
 
 def test_environments_and_image_sets_are_drawn_from() -> None:
-    support, query = ENV.tasks(10, shots=2, query=15, seed=1)
+    support, query = ENV.tasks(10, shots=2, query=15, seed=own_seed(1))
     found = held(ENV, 3)
     assert found.at(2).fingerprint() == support.fingerprint()
     assert found.query.fingerprint() == query.fingerprint()
 
     images = bm.data.Images.from_arrays(np.random.default_rng(0).normal(size=(60, 4, 4)), [k % 6 for k in range(60)])
-    support, query = images.tasks(10, ways=3, shots=2, query=4, seed=1)
+    support, query = images.tasks(10, ways=3, shots=2, query=4, seed=own_seed(1))
     found = held(images, 3, query=4)
     assert found.ways == 3
     assert found.at(2).fingerprint() == support.fingerprint()
@@ -197,7 +200,7 @@ def test_scores_are_those_of_the_same_prediction_by_hand() -> None:
     table = found.table
 
     for k in (1, 3):
-        support, query = ENV.tasks(20, shots=k, query=6, seed=4)
+        support, query = ENV.tasks(20, shots=k, query=6, seed=own_seed(4))
         expected = {
             "optimal": bm.score(ENV.optimal(support, query), query, seed=4),
             "guess": bm.score(Guess(support, query), query, seed=4),
@@ -309,7 +312,7 @@ def test_classes_have_accuracy_and_their_calibration_error_beside_its_floor() ->
     assert bool((table["accuracy"].xs(5) > table["accuracy"].xs(1)).all())
     assert number(table, 1, "timid", "accuracy") == number(table, 1, "sharp", "accuracy")
     assert number(table, 1, "sharp", "nll") > number(table, 5, "sharp", "nll")
-    support, query = spots().tasks(30, ways=4, shots=5, query=5, seed=0)
+    support, query = spots().tasks(30, ways=4, shots=5, query=5, seed=own_seed(0))
     by_hand = bm.score(nearest(support, query, 2.0), [task.y for task in query])
     assert number(table, 5, "sharp", "nll") == pytest.approx(by_hand["nll"])
     assert found["sharp", 5].per_task.index.tolist() == list(query.names)
@@ -425,7 +428,7 @@ def test_a_file_is_added_to_and_learners_that_changed_are_made_again(tmp_path: P
     path, owner, other = tmp_path / "found.npz", Owner(2.0), Owner(3.0)
     options: dict[str, Any] = {"count": 10, "path": path, "progress": False}
     bm.compare({"a": owner.guess, "b": other.guess}, ENV, shots=[1, 3], **options)
-    owner.sd = 4.0
+    owner = replace(owner, sd=4.0)
     found = bm.compare({"a": owner.guess}, ENV, shots=[1], **options)
     more = bm.compare({"b": other.guess, "c": Owner(5.0).guess}, ENV, shots=[3, 2], **options)
 
@@ -542,3 +545,64 @@ def test_it_shows_itself() -> None:
     assert "Comparison of 2 learners on 20 tasks, 120 observations predicted" in repr(found)
     assert html.count("<b>") >= 8, "the best of each metric at each number of shots"
     assert "<b>guess" not in html
+
+
+def test_new_tasks_are_not_those_that_the_same_seed_gives_for_training() -> None:
+    train = ENV.tasks(20, shots=10, seed=0)
+    asked: list[bm.Tasks] = []
+
+    def noted(support: bm.Tasks, query: bm.Tasks) -> Guess:
+        asked.append(query)
+        return Guess(support, query)
+
+    bm.compare({"guess": noted}, ENV, shots=[1], count=20, progress=False)
+    assert not set(asked[0].x.flatten().tolist()) & set(train.x.flatten().tolist())
+
+
+def test_tasks_that_a_posterior_was_fitted_to_are_refused_by_name() -> None:
+    rng = np.random.default_rng(0)
+    x = [rng.uniform(0, 1, 4) for _ in range(3)]
+    tasks = bm.Tasks.from_lists(x, [1 + one + rng.normal(size=4) for one in x], names=["a", "b", "c"])
+    posterior = bm.fit(bm.families.linear(tasks), tasks, bm.Laplace(draws=200), progress=False)
+    with pytest.raises(DataError, match=r"3 of them have names of tasks that 'bayes' was fitted to.*with_names"):
+        bm.compare({"bayes": posterior}, tasks, shots=[1], progress=False)
+    named = tasks.with_names(["d", "e", "f"])
+    assert bm.compare({"bayes": posterior}, named, shots=[1], progress=False).shots == (1,)
+
+
+def test_a_learner_that_breaks_leaves_the_others_standing() -> None:
+    def broken(support: bm.Tasks, query: bm.Tasks) -> Any:
+        nothing: dict[str, int] = {}
+        return nothing[support.names[0]]
+
+    found = bm.compare({"broken": broken, "guess": Owner().guess}, ENV, shots=[1], count=5, progress=False)
+    assert ("guess", 1) in found.cells
+    assert "KeyError" in found.failed["broken", 1]
+
+
+def test_what_may_have_changed_inside_is_made_again() -> None:
+    class Loose:
+        def guess(self) -> None:
+            """Nothing that its repr would tell."""
+
+    assert identity(Loose().guess) is None
+    assert identity(Owner(2.0).guess) == identity(Owner(2.0).guess) != identity(Owner(3.0).guess)
+
+
+def test_a_file_of_numbers_is_not_gone_on_with_where_classes_are_compared(tmp_path: Path) -> None:
+    x = torch.randn(6, 12, 1, generator=torch.Generator().manual_seed(0))
+    tasks = bm.Tasks.from_arrays(x, (x.squeeze(-1) > 0).double())
+    options: dict[str, Any] = {"shots": [2], "path": tmp_path / "found.npz", "progress": False}
+    bm.compare({"guess": Owner().guess}, tasks, **options)
+    settings = bm.meta.MAML(loss="cross_entropy", shots=2, steps=2)
+    with torch.random.fork_rng(devices=[]):
+        learner = bm.meta.fit(torch.nn.Linear(1, 2), tasks, settings, progress=False)
+    with pytest.raises(FileFormatError, match="holds a comparison with another classes"):
+        bm.compare({"guess": Owner().guess, "maml": learner}, tasks, **options)
+    assert set(bm.Comparison.load(tmp_path / "found.npz").learners) == {"guess"}
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5])
+def test_a_seed_is_checked(seed: Any) -> None:
+    with pytest.raises(OptionError, match="seed must be a whole number of at least 0"):
+        bm.compare({"guess": Owner().guess}, ENV, seed=seed, progress=False)

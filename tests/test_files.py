@@ -302,6 +302,7 @@ def test_an_interrupted_write_leaves_the_old_file(schools: Path, monkeypatch: py
     assert [path.name for path in schools.parent.iterdir()] == ["schools.nc"]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="nowhere"):
-        tiny("normal_normal").save(tmp_path / "nowhere" / "fit.nc")
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(NotAvailableError, match="cannot make the folder"):
+        tiny("normal_normal").save(tmp_path / "file" / "fit.nc")

@@ -7,13 +7,15 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
 import bayesmeta as bm
-from bayesmeta.evidence import Exact, Gram
+from bayesmeta.evidence import Exact, Gram, choose
 from bayesmeta.evidence.gram import NARROW, WIDE
 from bayesmeta.sites import quiet_pyro
 from tests.evidences import gallery, value_and_gradient
@@ -125,3 +127,30 @@ def test_where_rounding_takes_over_log_z_is_too_small_and_never_too_large(road: 
             near += 1
             assert found == pytest.approx([truth, truth], rel=1e-6, abs=1e-6)
     assert near > 5
+
+
+@pytest.mark.parametrize(("offset", "gram"), [(0.0, True), (1e3, True), (2_458_000.0, False)])
+def test_observations_far_from_zero_are_left_to_the_generic_road(offset: float, gram: bool) -> None:
+    """Levels about an offset with a noise of .01: log Z is that of the same data without the offset."""
+
+    def evidence(offset: float) -> tuple[Gram | Exact, Tensor]:
+        def hyperprior() -> tuple[Tensor, Tensor]:
+            return pyro.sample("mu", dist.Normal(offset, 10.0)), pyro.sample("sigma", dist.HalfNormal(0.1))
+
+        def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Any:
+            theta = pyro.sample("theta", dist.Normal(phi[0], 0.05))
+            return pyro.sample("y", dist.Normal(theta, phi[1]).expand([len(x)]).to_event(1), obs=y)
+
+        generator = torch.Generator().manual_seed(1)
+        level = 0.05 * torch.randn(10, 1, generator=generator, dtype=torch.float64)
+        noise = 0.01 * torch.randn(10, 8, generator=generator, dtype=torch.float64)
+        tasks = bm.Tasks.from_arrays(torch.zeros(10, 8, 1), offset + level + noise)
+        program = bm.Hierarchy(hyperprior, task).program(tasks)
+        with quiet_pyro():
+            found: Any = choose(program, tasks)
+            phi = program.phi(torch.tensor([offset, math.log(0.01)], dtype=torch.float64))
+            return found, found.total(phi, found.data)
+
+    found, value = evidence(offset)
+    assert isinstance(found, Gram) is gram
+    assert float((value - evidence(0.0)[1]).abs()) < 1e-3

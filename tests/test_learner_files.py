@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import bayesmeta as bm
 from bayesmeta import meta, network_runs, shelf
 from bayesmeta.cli import app
-from bayesmeta.errors import FileFormatError, HierarchyError, NotAvailableError, OptionError
+from bayesmeta.errors import BayesmetaWarning, FileFormatError, HierarchyError, NotAvailableError, OptionError
 from bayesmeta.meta.training.climb import Climb
 from bayesmeta.meta.training.feed import Part
 
@@ -294,3 +294,34 @@ def test_a_model_file_has_a_hierarchy_or_a_network(tmp_path: Path) -> None:
     path.write_text(MODEL + "\nhierarchy = bm.families.bnn(net, inputs=2)\n")
     assert not shelf.is_network(path)
     assert not shelf.load_model(path).is_network
+
+
+def test_what_a_network_holds_besides_weights_is_kept(tmp_path: Path) -> None:
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+
+    net = normed()
+    net(torch.randn(50, 1))
+    learner = bm.fit(net.eval(), waves(), meta.MAML(**FEW), progress=False)
+    learner.save(tmp_path / "normed.npz")
+    again = meta.load(tmp_path / "normed.npz", normed().eval())
+    x = torch.linspace(-2, 2, 5)
+    assert torch.equal(again.adapt(waves()).predict(x).mean, learner.adapt(waves()).predict(x).mean)
+
+
+def test_a_network_of_other_layers_is_said_to_be_another(tmp_path: Path) -> None:
+    bm.fit(network(), waves(), meta.MAML(**FEW), progress=False).save(tmp_path / "tanh.npz")
+    with pytest.warns(BayesmetaWarning, match=r"was learnt with the network Sequential.*Tanh.*this one is.*ReLU"):
+        meta.load(tmp_path / "tanh.npz", nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)))
+
+
+def test_a_checkpoint_of_other_layers_or_of_another_stream_is_refused(tmp_path: Path) -> None:
+    kept = meta.MAML(checkpoint=str(tmp_path / "here.npz"), **FEW)
+    bm.fit(network(), waves(), kept, progress=False)
+    with pytest.raises(FileFormatError, match=r"layers was.*Tanh.*and is.*ReLU"):
+        bm.fit(nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)), waves(), kept, progress=False)
+
+    again = meta.MAML(checkpoint=str(tmp_path / "stream.npz"), **FEW)
+    bm.fit(network(), bm.Stream(lambda seed: waves(), validation=waves(4)), again, progress=False)
+    with pytest.raises(FileFormatError, match=r"stream was.*validation"):
+        bm.fit(network(), bm.Stream(lambda seed: waves(), validation=waves(3)), again, progress=False)

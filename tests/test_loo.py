@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -341,3 +341,14 @@ def test_many_tasks_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
 
     for one, other in zip(in_pieces, at_once, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_without_its_only_task_nothing_is_left() -> None:
+    posterior = fitted()
+    one = posterior.tasks[:1].with_names(["only"])
+    hierarchy = posterior.hierarchy
+    wide = bm.fit(hierarchy, one, bm.Laplace(draws=400), progress=False)
+    far = wide.draws.u + 3 * torch.randn(wide.draws.u.shape, generator=torch.Generator().manual_seed(0)).double()
+    spread = bm.Posterior(hierarchy, one, wide.collapsed, replace(wide.draws, u=far), wide.info)
+    with pytest.raises(NotAvailableError, match=r"loo of one task.*fit two tasks or more"):
+        spread.loo()

@@ -321,7 +321,8 @@ def test_a_checkpoint_knows_a_loss_by_its_name_and_tasks_by_their_weights(tmp_pa
     settings = MAML(shots=3, steps=2, checkpoint=str(tmp_path / "own.npz"), loss=surprise)
     bm.meta.fit(network(), sines(), settings, progress=False)
     record, _ = archive.read(tmp_path / "own.npz", "bayesmeta ensemble 1", "a checkpoint")
-    assert record["settings"]["loss"] == f"{surprise.__module__}.surprise"
+    assert record["settings"]["loss"].startswith(f"{surprise.__module__}.surprise ")
+    assert "0x" not in record["settings"]["loss"]
     with pytest.raises(FileFormatError, match="weights was None and is"):
         bm.meta.fit(network(), sines(), settings, weights=torch.arange(4.0), progress=False)
 
@@ -498,7 +499,7 @@ def test_a_stream_is_learnt_from() -> None:
 
 def test_errors_that_are_known_only_of_what_a_large_network_was_trained_on_are_said_to_be_too_small() -> None:
     settings = MAML(shots=3, steps=2)
-    with pytest.warns(BayesmetaWarning, match="19 weights were learnt from 12 observations.*validation=0.2"):
+    with pytest.warns(BayesmetaWarning, match=r"19 weights were learnt from 12 observations.*validation=0.2"):
         bm.meta.fit(network(), sines(2), settings, progress=False)
     bm.meta.fit(network(), sines(2), replace(settings, validation=0.5), progress=False)
 

@@ -296,3 +296,12 @@ def test_what_cannot_be_scored(change: dict[str, Any], error: type[Exception], m
     arguments = {"y": _data(right, 0)} | change
     with pytest.raises(error, match=match):
         score(right, **arguments)
+
+
+def test_numbers_are_no_probabilities_of_outcomes_that_happen_to_be_zero_or_one() -> None:
+    x = torch.randn(6, 12, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tasks = bm.Tasks.from_arrays(x, (x.squeeze(-1) > 0).double())
+    posterior = bm.fit(bm.families.linear(tasks), tasks, bm.Laplace(draws=300), progress=False)
+    support, query = tasks.with_names([f"new {k}" for k in range(6)]).split(4)
+    found = bm.score(posterior.adapt(support).predict(query), query)
+    assert 0 <= found["ece"] <= 1

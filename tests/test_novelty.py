@@ -271,3 +271,20 @@ def test_what_is_no_task_or_no_number_is_refused(monkeypatch: pytest.MonkeyPatch
         NotAvailableError, match="novelty needs the evidence of tasks under φ, which could not be had: no mode"
     ):
         posterior.novelty(usual, replicates=20)
+
+
+def test_tasks_without_inputs_are_compared_with_those_of_their_size() -> None:
+    def task(phi: tuple[Tensor, Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi[0], phi[1]))
+        return pyro.sample("y", dist.Normal(theta, phi[2]).expand([len(x)]).to_event(1), obs=y)
+
+    known = fitted()
+    plain = bm.Tasks.from_lists(None, [one.y for one in known.tasks], names=known.tasks.names)
+    posterior = bm.fit(bm.Hierarchy(levels().hyperprior, task), plain, bm.Laplace(draws=2000), progress=False)
+    new = from_the_population(3, seed=5)
+    together = bm.Tasks.from_lists(None, [new[2].y, new[0].y, new[1].y], names=["a", "b", "c"])
+    found = posterior.novelty(together, replicates=300).tail_probability
+    alone = torch.stack([posterior.novelty(together[[k]], replicates=300).tail_probability[0] for k in range(3)])
+
+    assert together.sizes.tolist() == [N, 1, 3]
+    assert float((found - alone).abs().max()) < 0.15

@@ -220,3 +220,14 @@ def test_resampling_has_its_own_seed() -> None:
     assert not torch.equal(resample(log_w, 3), resample(log_w, 4))
     assert resample(log_w.reshape(100, 1, 1), 3).shape == (100, 1, 1)
     assert resample(log_w.squeeze(1), 3).shape == (100,)
+
+
+@pytest.mark.parametrize("possible", [100, 150, 189])
+def test_fewer_possible_draws_than_a_tail_has_are_not_trusted(possible: int) -> None:
+    log_weights = torch.full((4000,), -math.inf, dtype=torch.float64)
+    log_weights[:possible] = torch.randn(possible, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    smoothed, k_hat = psis(log_weights)
+
+    assert math.isinf(float(k_hat))
+    assert bool(torch.isneginf(smoothed[possible:]).all())
+    assert float(smoothed[:possible].exp().sum()) == pytest.approx(1)

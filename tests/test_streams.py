@@ -143,3 +143,12 @@ def test_what_is_no_batch_is_refused() -> None:
 def test_a_stream_shows_itself() -> None:
     assert repr(bm.Stream(batch)) == "Stream(batch)"
     assert repr(bm.Stream([batch(0)], validation=batch(1))) == "Stream(list, validation on 3 tasks)"
+
+
+def test_a_loader_with_a_generator_of_its_own_gives_every_batch_again() -> None:
+    data = torch.utils.data.TensorDataset(torch.arange(12.0).reshape(6, 2), torch.arange(12.0).reshape(6, 2))
+    own = torch.Generator().manual_seed(5)
+    stream = bm.Stream(torch.utils.data.DataLoader(data, batch_size=2, shuffle=True, generator=own))
+    first = [stream.batch(0).y.tolist() for _ in range(3)]
+    assert first[0] == first[1] == first[2]
+    assert len({str(stream.batch(0, seed=seed).y.tolist()) for seed in range(5)}) > 1

@@ -306,6 +306,34 @@ def test_a_joint_posterior_cannot_be_moved() -> None:
         joint()[1].update(wild(300.0))
 
 
+def test_theta_of_tasks_that_came_one_after_another_are_independent() -> None:
+    posterior = joint()[1]
+    updated = posterior.update(wild(0.2, "first")).update(wild(-0.4, "second"))
+    theta = updated.theta["theta"][:, -2:]
+    both = torch.corrcoef(theta.T)[0, 1]
+    assert float(both.abs()) < 4 / math.sqrt(float(updated.info.effective_size or 0))
+
+
+def test_a_point_cannot_be_updated() -> None:
+    posterior = fitted("normal_normal")
+    point = replace(posterior.draws, u=posterior.draws.u[:, :1].expand_as(posterior.draws.u).clone())
+    alike = bm.Posterior(posterior.hierarchy, posterior.tasks, posterior.collapsed, point, posterior.info)
+    with pytest.raises(NotAvailableError, match=r"φ is a single point.*fit again to all tasks"):
+        alike.update(wild(1.0))
+
+
+def test_an_update_does_not_make_a_failed_fit_fine() -> None:
+    posterior = fitted("normal_normal")
+    wrong = replace(posterior.draws, k_hat=1.4, effective_size=800.0)
+    bad = bm.Posterior(posterior.hierarchy, posterior.tasks, posterior.collapsed, wrong, posterior.info).judged()
+    assert bad.verdict.level == "failed"
+
+    updated = bad.update(wild(1.0), move=False)
+    assert updated.verdict.level == "failed"
+    assert [finding.check for finding in updated.verdict.findings].count("k-hat") == 1
+    assert posterior.update(wild(1.0), move=False).verdict.level == "fine"
+
+
 # --- files and refusals -------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from bayesmeta.errors import BayesmetaWarning, DataError
-from bayesmeta.tasks import Tasks
+from bayesmeta.tasks import Task, Tasks
 
 __all__ = ["check_like", "observations"]
 
@@ -30,7 +30,10 @@ def check_like(fit: Tasks, tasks: Tasks) -> None:
 
 
 def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
-    """All that is known of each task, and the part of it that the fit has seen."""
+    """All that is known of each task, and the part of it that the fit has seen.
+
+    Observations of a task of the fit go on from those it has, unless these stand before them already.
+    """
     nothing = Tasks.without_observations(tasks.names, like=tasks, context=tasks.context or None)
     seen = [name for name in tasks.names if name in fit]
     if not seen:
@@ -45,11 +48,10 @@ def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
                 f"the context of task {task.name!r} is not that of the fit, which has seen a task of this name: pass "
                 "the same context, or give another task another name"
             )
-        keep = old is not None and not (_equal(task.x, old.x) and _equal(task.y, old.y))
-        x, y = (task.x, task.y) if old is None else (old.x, old.y)
-        if old is not None and keep and task.n:
+        x, y = task.x, task.y
+        if old is not None and not _begins_with(task, old):
             x, y = torch.cat([old.x, task.x]), torch.cat([old.y, task.y])
-            continued.append(task.name)
+            continued += [task.name] * bool(task.n)
         xs.append(x)
         ys.append(y)
         old_xs.append(x[:0] if old is None else old.x)
@@ -60,6 +62,11 @@ def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
     known = Tasks.from_lists(xs, ys, names=tasks.names, context=context, allow_empty=True)
     before = Tasks.from_lists(old_xs, old_ys, names=tasks.names, context=context, allow_empty=True)
     return known, before
+
+
+def _begins_with(task: Task, old: Task) -> bool:
+    """Whether the first observations are those that the fit has seen, all of them."""
+    return _equal(task.x[: old.n], old.x) and _equal(task.y[: old.n], old.y)
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -14,6 +14,7 @@ A task of the fit goes on from its own draws under the fit: they are weighted by
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +23,21 @@ from torch.utils import _pytree as pytree
 
 from bayesmeta.adapt.problem import Problem, Result, weigh
 from bayesmeta.density import Density
+from bayesmeta.draws import Draws
+from bayesmeta.errors import BayesmetaWarning
 from bayesmeta.infer import nuts as sampler
 from bayesmeta.infer.options import check_whole
 from bayesmeta.likelihood import log_likelihood_tasks
 from bayesmeta.mapping import chunk_size, flatten_draws, over_draws
 from bayesmeta.program import Program, Row, first_rows
 from bayesmeta.psis import effective_size, psis
+from bayesmeta.summary import r_hat
 from bayesmeta.tasks import Tasks
 
 __all__ = ["NUTS", "continued", "run"]
+
+R_HAT = 1.05  # above it chains are said not to have come together
+DIVERGENT = 0.01  # share of divergences that is said
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,26 @@ def _by_nuts(problem: Problem, config: NUTS) -> Result:
     smoothed, k_hat = psis(torch.logsumexp(share, 0))
     back = mixture.back
     exact = torch.full_like(k_hat, -math.inf)
-    return Result(chosen[:, back], v[:, back], k_hat[back], effective_size(smoothed)[back], exact)
+    note = _judged(drawn, problem, mixture)
+    return Result(chosen[:, back], v[:, back], k_hat[back], effective_size(smoothed)[back], exact, note=note)
+
+
+def _judged(drawn: Draws, problem: Problem, mixture: _Mixture) -> str:
+    """What the chains say of themselves, where it is not good: also said as a warning."""
+    chains = drawn.u.reshape(*drawn.u.shape[:2], -1, mixture.p)[:, :, mixture.back].numpy()
+    worst = [max((r_hat(chains[:, :, t, k]) for k in range(mixture.p)), default=1.0) for t in range(chains.shape[2])]
+    apart = [name for name, value in zip(problem.known.names, worst, strict=True) if not value <= R_HAT]
+    divergences = int(drawn.stats["diverging"].sum()) if "diverging" in drawn.stats else 0
+    parts = []
+    if apart:
+        parts.append(f"chains of θ have not come together for task(s) {apart[:5]}, R-hat up to {max(worst):.2f}")
+    if divergences > DIVERGENT * drawn.u.shape[0] * drawn.u.shape[1]:
+        parts.append(f"{divergences} divergences")
+    if not parts:
+        return ""
+    note = f"{' and '.join(parts)}: more tune and draws are needed, or θ has modes far apart"
+    warnings.warn(note, BayesmetaWarning, stacklevel=2)
+    return note
 
 
 def continued(problem: Problem) -> Result:

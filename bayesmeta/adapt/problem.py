@@ -7,6 +7,7 @@ task of a problem has observations: those without any are drawn from the populat
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from bayesmeta.errors import DataError
+from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint
 from bayesmeta.program import Program
 from bayesmeta.psis import effective_size, psis, resample
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Result", "Weighed", "distinct", "in_pieces", "weigh"]
 
 FEWEST_FOR_K_HAT = 21
+FAILED = 0.01  # share of the draws of φ without an evidence that is said
 PIECE_NUMBERS = 4_000_000
 MOST_DRAWS, FEWEST_DRAWS, NUMBERS = 1000, 25, 250_000
 
@@ -187,9 +189,14 @@ def weigh(log_weights: Tensor, problem: Problem) -> Weighed:
 
     Raises:
         DataError: The observations of a task are impossible under every draw of φ.
+        NotAvailableError: Their evidence is not a number under any.
+
+    Warns:
+        BayesmetaWarning: It is not a number under more than a hundredth of the draws, which are left out.
     """
-    log_weights = torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
     log_weights = torch.where(problem.unchanged, 0.0, log_weights)
+    _say_failed(torch.isnan(log_weights).double().mean(0), problem)
+    log_weights = torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
     impossible = torch.nonzero(torch.isneginf(log_weights).all(0)).squeeze(-1)
     if len(impossible):
         raise DataError(
@@ -200,3 +207,21 @@ def weigh(log_weights: Tensor, problem: Problem) -> Weighed:
     pick = resample(smoothed, problem.seed)
     pick[:, problem.unchanged] = torch.arange(len(log_weights)).unsqueeze(-1)
     return Weighed(pick, k_hat, effective_size(smoothed))
+
+
+def _say_failed(share: Tensor, problem: Problem) -> None:
+    """Where log Z could not be evaluated at a share (T,) of the draws of φ."""
+    worst = int(share.argmax())
+    name = problem.known.names[worst]
+    if float(share[worst]) == 1:
+        raise NotAvailableError(
+            f"the evidence of task {name!r} is not a number under any draw of φ: what evaluates it failed; look at its "
+            "observations, or take another method"
+        )
+    if float(share[worst]) > FAILED:
+        warnings.warn(
+            f"the evidence of task {name!r} is not a number at {float(share[worst]):.0%} of the draws of φ, which are "
+            "left out: its draws are those of the others alone",
+            BayesmetaWarning,
+            stacklevel=2,
+        )

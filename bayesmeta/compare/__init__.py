@@ -11,9 +11,10 @@ from bayesmeta.compare.book import Book
 from bayesmeta.compare.held import Held, held_of
 from bayesmeta.compare.measure import identity, measured, predictor, train_seconds
 from bayesmeta.diagnose.classes import ClassScore
-from bayesmeta.diagnose.comparison import Comparison
+from bayesmeta.diagnose.comparison import Cell, Comparison
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, DataError, OptionError
 from bayesmeta.infer.options import check_whole
+from bayesmeta.posterior import Posterior
 from bayesmeta.track import bar
 
 __all__ = ["compare"]
@@ -54,7 +55,7 @@ def compare(
             where a learner was trained so.
         level: Probability of the intervals whose coverage is looked at.
         draws: Draws of φ that posteriors adapt with, at most.
-        seed: Seeds everything random: other tasks than those of training, if learners were trained on another seed.
+        seed: Seeds everything random. Tasks that are drawn are others than those that ``tasks(..., seed=seed)`` gives.
         path: A file to keep what was found in, after each learner and number of shots. Where it exists, and is of the
             same tasks, what it has is not made again, unless the learner of a name has changed.
         progress: Show a progress bar.
@@ -79,18 +80,21 @@ def compare(
         ['optimal', 'pooled']
     """
     counts = _checked(learners, shots, level, draws)
+    check_whole("seed", seed, 0)
     predictors = {name: predictor(name, learner, draws=draws, seed=seed) for name, learner in learners.items()}
     held = held_of(
         tasks, counts[-1], count=count, ways=ways, query=query, by_class=_by_class(learners, by_class), seed=seed
     )
+    _check_new(learners, held)
+    classes = _classes(learners, held)
     book = Book(
         {name: identity(learner) for name, learner in learners.items()},
         {k: held.at(k).fingerprint() for k in counts},
-        {"query": held.query.fingerprint(), "level": level, "draws": draws, "seed": seed},
+        {"query": held.query.fingerprint(), "level": level, "draws": draws, "seed": seed, "classes": classes},
         {name: train_seconds(learner) for name, learner in learners.items()},
         path,
     )
-    _fill(book, predictors, held, progress, {"classes": _classes(learners, held), "level": level, "seed": seed})
+    _fill(book, predictors, held, progress, {"classes": classes, "level": level, "seed": seed})
     return book.comparison()
 
 
@@ -105,7 +109,10 @@ def _fill(book: Book, predictors: Mapping[str, Any], held: Held, progress: bool,
                     cell, said = measured(predictors[name], held, shots, **settings)
                 except BayesmetaError as error:
                     book.fail(name, shots, str(error))
+                except Exception as error:  # of whatever the learner is made of: the others stand
+                    book.fail(name, shots, f"{type(error).__name__}: {error}")
                 else:
+                    _check_kind(book, name, cell)
                     book.enter(name, shots, cell, said)
                 step(1)
     except KeyboardInterrupt:
@@ -121,9 +128,26 @@ def _check_found(book: Book) -> None:
     if not book.cells:
         (name, shots), reason = next(iter(book.failed.items()))
         raise BayesmetaError(f"no learner could be compared; the first, {name!r} at {shots} shots: {reason}")
-    kinds = {isinstance(cell.score, ClassScore): name for (name, _), cell in book.cells.items()}
+
+
+def _check_kind(book: Book, name: str, cell: Cell) -> None:
+    """Raise where what is found cannot stand beside what there is."""
+    kinds = {isinstance(known.score, ClassScore): other for (other, _), known in book.cells.items()}
+    kinds[isinstance(cell.score, ClassScore)] = name
     if len(kinds) > 1:
         raise DataError(f"{kinds[True]!r} predicts classes and {kinds[False]!r} numbers: compare them apart")
+
+
+def _check_new(learners: Mapping[str, Any], held: Held) -> None:
+    """Raise where a posterior would take new tasks for those that it was fitted to."""
+    for name, learner in learners.items():
+        known = [one for one in held.query.names if isinstance(learner, Posterior) and one in learner.tasks]
+        if known:
+            raise DataError(
+                f"tasks: {len(known)} of them have names of tasks that {name!r} was fitted to, {known[:3]}, and would "
+                "go on from their observations; wanted tasks that no learner was trained on. If they are new, name "
+                "them: tasks.with_names([f'new {name}' for name in tasks.names])"
+            )
 
 
 def _checked(learners: Mapping[str, Any], shots: Sequence[int], level: float, draws: int) -> tuple[int, ...]:

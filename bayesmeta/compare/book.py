@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from bayesmeta.diagnose.comparison import Cell, Comparison
-from bayesmeta.errors import FileFormatError
+from bayesmeta.errors import BayesmetaWarning, FileFormatError, NotAvailableError
 
 __all__ = ["Book"]
 
@@ -59,7 +60,11 @@ class Book:
         if said:
             self.notes[name, shots] = said[:NOTES]
         if self._path is not None:
-            self._whole().save(self._path)
+            try:
+                self._whole().save(self._path)
+            except NotAvailableError as error:
+                warnings.warn(f"{error}; the comparison goes on without it", BayesmetaWarning, stacklevel=2)
+                self._path = None
 
     def fail(self, name: str, shots: int, reason: str) -> None:
         """Take in why nothing was found: not kept in the file, to be tried again."""

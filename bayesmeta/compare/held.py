@@ -14,7 +14,7 @@ from bayesmeta.arrays import offsets_of
 from bayesmeta.errors import DataError, OptionError
 from bayesmeta.meta.classes import check_classes, ways_of
 from bayesmeta.query import query_tasks
-from bayesmeta.streams import own_generator
+from bayesmeta.streams import own_generator, own_seed
 from bayesmeta.tasks import Tasks
 
 __all__ = ["Held", "held_of"]
@@ -85,7 +85,7 @@ def held_of(
         )
     images = "ways" in inspect.signature(draw).parameters
     more = {"ways": ways} if images else {}
-    support, asked = draw(count, shots=most, query=query or QUERY, seed=seed, **more)
+    support, asked = draw(count, shots=most, query=query or QUERY, seed=own_seed(seed), **more)
     return _given(support, asked, most=most, by_class=images if by_class is None else by_class)
 
 

@@ -66,13 +66,18 @@ def train_seconds(learner: Any) -> float:
 
 
 def identity(learner: Any) -> str | None:
-    """What a learner is known by again: its weights or draws, or the owner of a method; None where it is not."""
+    """What a learner is known by again: its weights or draws, or the owner of a method; None where it is not.
+
+    An owner is believed to be what it shows itself as if it is a frozen dataclass, as environments are.
+    """
     if isinstance(learner, Posterior):
         return digest([repr(learner.info.inference)], {"phi": learner.phi_coordinates})
     if isinstance(learner, Learner):
-        return digest([repr(learner.algorithm), repr(learner.noise)], learner.weights)
+        net = learner.net
+        return digest([repr(learner.algorithm), repr(learner.noise), net.described], {**learner.weights, **net.buffers})
     owner = getattr(learner, "__self__", None)
-    return None if owner is None else f"{learner.__qualname__} of {owner!r}"
+    frozen = getattr(getattr(type(owner), "__dataclass_params__", None), "frozen", False)
+    return f"{learner.__qualname__} of {owner!r}" if frozen else None
 
 
 def measured(

@@ -84,7 +84,7 @@ class Environment(ABC):
         Raises:
             OptionError: A negative number, or an unknown range.
         """
-        low, high = (shots, shots) if isinstance(shots, int) else shots
+        low, high = shots if isinstance(shots, tuple) else (int(shots), int(shots))
         if count < 1 or not 0 <= low <= high or (query or 0) < 0:
             raise OptionError(f"count must be at least 1, shots and query at least 0; got {count}, {shots}, {query}")
         asked = query or 0

@@ -95,6 +95,10 @@ def loo(posterior: Posterior, *, refit: bool = True, seed: int = 0, progress: bo
     bad = (left.k_hat > good_k).nonzero().squeeze(-1).tolist()
     refitted: list[str] = []
     if bad and refit and not isinstance(evidence, Joint):
+        if len(posterior.tasks) == 1:
+            raise NotAvailableError(
+                "loo of one task: its weights do not do, and without it nothing is left to fit; fit two tasks or more"
+            )
         whole = _whole(posterior, evidence, seed)
         with bar("refitting without a task", len(bad), progress) as step:
             for t in bad:

@@ -88,11 +88,11 @@ def strangers_at_a_glance(posterior: Posterior, tasks: Tasks, seed: int = 0) -> 
 
 def _designs(tasks: Tasks) -> list[list[int]]:
     """Tasks with observations, those of the same inputs and contexts together: they share their replicates."""
-    groups: dict[tuple[bytes, ...], list[int]] = {}
+    groups: dict[tuple[int | bytes, ...], list[int]] = {}
     for t, task in enumerate(tasks):
         if task.n:
             parts = [task.x, *(task.context[name] for name in sorted(task.context))]
-            groups.setdefault(tuple(part.numpy().tobytes() for part in parts), []).append(t)
+            groups.setdefault((task.n, *(part.numpy().tobytes() for part in parts)), []).append(t)
     return list(groups.values())
 
 

@@ -113,7 +113,7 @@ def _calibration(
     `places` are the ranks of the draws (S, N) among each other.
     """
     chosen = torch.randperm(len(sampled), generator=generator)[:REPLICATES]
-    if _is_binary(values):
+    if _are_binary(sampled, values):
         probability = sampled.mean(0)
         bins = (probability * BINS).long().clamp(max=BINS - 1)
         errors = torch.stack([_binary(one, probability, bins) for one in (values, *sampled[chosen])])
@@ -124,8 +124,9 @@ def _calibration(
     return float(errors[0]), float(errors[1:].mean()), float(errors[1:].std())
 
 
-def _is_binary(values: Tensor) -> bool:
-    return bool(((values == 0) | (values == 1)).all())
+def _are_binary(*parts: Tensor) -> bool:
+    """Whether all are zeros and ones: outcomes of numbers may be so by chance, draws of a prediction of numbers not."""
+    return all(bool(((values == 0) | (values == 1)).all()) for values in parts)
 
 
 def _reference(places: Tensor, generator: torch.Generator) -> Tensor:
@@ -143,7 +144,7 @@ def _reference(places: Tensor, generator: torch.Generator) -> Tensor:
 
 def _reliability(sampled: Tensor, values: Tensor) -> Reliability | None:
     """Predicted and observed shares of ones; the draws are data sets of the prediction."""
-    if not _is_binary(values):
+    if not _are_binary(sampled, values):
         return None
     probability, some = sampled.mean(0), sampled[:REFERENCES]
     bins = (probability * BINS).long().clamp(max=BINS - 1)

@@ -14,7 +14,7 @@ from bayesmeta.tasks import Tasks
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["fresh_names", "newcomers", "replicated"]
+__all__ = ["at_most", "fresh_names", "newcomers", "replicated"]
 
 
 def fresh_names(fit: Tasks, count: int, word: str) -> list[str]:
@@ -38,8 +38,13 @@ def newcomers(
     """
     names = fresh_names(posterior.tasks, count, "newcomer")
     nothing = Tasks.without_observations(names, like=posterior.tasks, context=context or None)
-    available = len(posterior.phi_coordinates)
-    return posterior.adapt(nothing, draws=None if draws is None else min(draws, available), seed=seed)
+    return posterior.adapt(nothing, draws=None if draws is None else at_most(posterior, draws), seed=seed)
+
+
+def at_most(posterior: Posterior, draws: int) -> int:
+    """So many draws, or as many as there are; the members of an ensemble come as often as it takes."""
+    ensemble = posterior.info.inference.get("back_end") == "ensemble"
+    return draws if ensemble else min(draws, len(posterior.phi_coordinates))
 
 
 def replicated(posterior: Posterior, designs: Tasks, count: int, *, seed: int) -> Tasks:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.adapt import Adapted
-from bayesmeta.diagnose.replicates import newcomers
+from bayesmeta.diagnose.replicates import at_most, newcomers
 from bayesmeta.errors import BayesmetaWarning, DataError, NotAvailableError, OptionError, UnknownNameError, unknown
 from bayesmeta.predict import Predictive
 from bayesmeta.sites import element_labels
@@ -158,7 +158,7 @@ def shots(
             adapted = posterior.adapt(
                 _first(simulated.support, count),
                 method=method,
-                draws=min(draws, len(posterior.phi_coordinates)),
+                draws=at_most(posterior, draws),
                 strangers="ignore",
                 seed=seed,
                 progress=False,

@@ -23,7 +23,7 @@ from bayesmeta.draws import Draws
 from bayesmeta.psis import K_HAT
 from bayesmeta.summary import ess, r_hat
 
-__all__ = ["Finding", "Verdict", "judge", "labelled"]
+__all__ = ["LEVELS", "Finding", "Verdict", "judge", "labelled"]
 
 Level = Literal["fine", "doubtful", "failed"]
 LEVELS: tuple[Level, ...] = ("fine", "doubtful", "failed")

@@ -18,7 +18,8 @@ is checked by evaluating, on every row of every task (`Gram.odd`).
 b'P⁻¹b would be of the size m²/τ² and cancel, which for a small sd τ of θ leaves rounding errors alone: chains
 that passed there never came back. And log Z is taken at δ̂, though b'P⁻¹b / 2 - r'r / 2σ² with b = Pδ̂ is the same: for
 a small σ these are enormous and cancel, and what rounding leaves of them can be an enormous density that is not
-there. At a δ̂ that is off, log Z is too small.
+there. At a δ̂ that is off, log Z is too small. What remains is that |r - A_t δ̂|² is a difference of sums of squares of
+y - c, and lost where observations are very far from zero beside their noise: those are left to the generic route.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from bayesmeta.evidence.exact import TOLERANCE, Exact, log_z_of
 from bayesmeta.evidence.gaussian import UNROLL
 from bayesmeta.evidence.gram_blocks import Algebra, Blocks
 from bayesmeta.evidence.gram_prior import read_prior
-from bayesmeta.evidence.gram_reduce import log_prior, reduce
+from bayesmeta.evidence.gram_reduce import log_prior, reduce, rounding
 from bayesmeta.evidence.linear import Linear, find_linear, random_phi, some_tasks
 from bayesmeta.program import Phi, Program
 from bayesmeta.sites import quiet_pyro
@@ -45,6 +46,8 @@ __all__ = ["Gram"]
 
 # Tasks that turn out odd are looked at closely, so many at a time.
 MOST_ODD = 3
+# Nats of all tasks together that rounding may take.
+ROUNDED = 0.01
 
 
 NARROW = Algebra(read_prior, gram_narrow.total, gram_narrow.per_task, gram_narrow.conditional, gram_narrow.prior_at)
@@ -95,7 +98,7 @@ class Gram:
                 if found.odd and linear.prior != "general":
                     found = cls(program, tasks, replace(linear, prior="general"))
                 if not found.odd:
-                    return found if found._agrees() else None
+                    return found if found._agrees() and found._precise() else None
                 if set(found.odd[:MOST_ODD]) <= set(seen):
                     return None
                 seen += found.odd[:MOST_ODD]
@@ -146,6 +149,10 @@ class Gram:
         value = log_prior(self.program, blocks.rows)
         fits: Tensor = (value - expected).abs() <= TOLERANCE * (1 + value.abs() + square.abs())
         return fits
+
+    def _precise(self) -> bool:
+        """Whether observations are not so far from zero, beside their noise, that their sums of squares hide it."""
+        return not rounding(self.program, self.tasks, self.linear, Blocks(*self.data)) > ROUNDED
 
     def _agrees(self) -> bool:
         """Equal to the generic route at random φ, to rounding, on a few tasks."""

@@ -11,9 +11,10 @@ from bayesmeta.evidence.linear import Linear, far_points, jacobian_at, mean_and_
 from bayesmeta.program import Program, Row, first_rows
 from bayesmeta.tasks import Tasks
 
-__all__ = ["log_prior", "reduce"]
+__all__ = ["log_prior", "reduce", "rounding"]
 
 CHUNK_CELLS = 4_000_000
+LOOKED_AT = 100  # tasks
 
 
 def reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Tensor]:
@@ -41,6 +42,28 @@ def reduce(program: Program, tasks: Tasks, linear: Linear) -> tuple[Blocks, Tens
     gram = gram.permute(1, 2, 0)
     ww, aa, aw = gram[p:, p:].contiguous(), gram[:p, :p].contiguous(), gram[:p, p:].contiguous()
     return Blocks(aa, aw, ww, n, ww.sum(-1), n.sum(), rows), fits
+
+
+def rounding(program: Program, tasks: Tasks, linear: Linear, blocks: Blocks) -> float:
+    """About how many nats of Σ log Z rounding takes: ε Σ (y - c)² / σ², as r'r is a difference of sums of that size.
+
+    σ² is the variance that least squares leave in some tasks; 0 where none has observations to spare.
+    """
+    k = program.structure.theta.size + len(linear.entering)
+    ample = (tasks.sizes > k).nonzero().squeeze(-1)
+    if not len(ample):
+        return 0.0
+    some = tasks[ample[torch.linspace(0, len(ample) - 1, min(len(ample), LOOKED_AT)).long()].tolist()]
+    probes, residual, spare = far_points(program, 3), torch.zeros(()), 0
+    for batch in some.padded(exact_sizes=True):
+        row = Row.of(batch)
+        over_tasks = program.over_tasks(lambda r, *read: _design(program, r, linear.entering, probes, *read))
+        design, _, _ = over_tasks(row, *_mean_and_jacobian(program, row, probes[0]))
+        slopes, y = design[..., :-1], design[..., -1:]
+        left = y - slopes @ torch.linalg.lstsq(slopes, y, driver="gelsd").solution
+        residual = residual + left.square().sum()
+        spare += len(design) * (design.shape[1] - k)
+    return float(torch.finfo(y.dtype).eps * blocks.ww[-1, -1].sum() * spare / residual)
 
 
 def log_prior(program: Program, rows: Row) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xarray as xr
 
+from bayesmeta.errors import NotAvailableError
 from bayesmeta.evidence.joint import Joint
 from bayesmeta.fingerprint import fingerprint
 
@@ -30,6 +31,10 @@ WEIGHTED, LOG_WEIGHT = "weighted_u", "log_weight"
 def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr.Dataset]) -> None:
     """Write a posterior to a netCDF file, replacing it whole: an interrupted write leaves the old file."""
     target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotAvailableError(f"path: cannot make the folder {str(target.parent)!r}: {error}") from error
     partial = target.with_name(target.name + ".part")
     record = {"format": FORMAT, **_record(posterior)}
     everything = {**parts, "unconstrained_posterior": _coordinates(posterior)}

@@ -124,7 +124,7 @@ def run(
     density = MembersDensity(feed.total, compile=config.compile, record=config.steps >= RECORDED_FROM)
     path = None if config.checkpoint is None else Path(config.checkpoint)
     with one_thread(), bar("log Z", config.steps, progress) as step:
-        belongs = {} if path is None else _belongs(target, config, seed)
+        belongs = {} if path is None else _belongs(target, config, stream, seed)
         draws = prior_draws(target.program, config.members, seed)
         found = None if path is None else ensemble_checkpoint.read(path, belongs)
         if found is None:
@@ -195,11 +195,13 @@ def _watched(evidence: Collapsed, tasks: Any) -> Callable[[Tensor], Tensor] | No
     return lambda u: log_evidence(watched, u).mean(1)
 
 
-def _belongs(target: Target, config: Ensemble, seed: int) -> dict[str, Any]:
+def _belongs(target: Target, config: Ensemble, stream: Stream | None, seed: int) -> dict[str, Any]:
     """What a checkpoint of this run belongs to: with more steps, or compiled, it is still the same run."""
     settings = dataclasses.asdict(config) | {"seed": seed}
     for name in ("steps", "checkpoint", "compile"):
         del settings[name]
+    if stream is not None:
+        settings["stream"] = stream.beside
     tasks = target.evidence.tasks
     return {"settings": settings, "tasks": tasks.fingerprint(), "hierarchy": fingerprint(target.program, tasks)}
 

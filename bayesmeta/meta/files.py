@@ -7,6 +7,7 @@ it: the network, and a loss that is a function, come from the user again.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from bayesmeta import archive
 from bayesmeta.archive import Arrays
 from bayesmeta.draws import versions
-from bayesmeta.errors import FileFormatError, OptionError
+from bayesmeta.errors import BayesmetaWarning, FileFormatError, OptionError
 from bayesmeta.meta.algorithm import Algorithm
 from bayesmeta.meta.learner import Learner
 from bayesmeta.meta.losses import Loss
@@ -27,7 +28,7 @@ from bayesmeta.meta.module import Functional
 __all__ = ["load", "save"]
 
 FORMAT, WHAT = "bayesmeta learner 1", "a learner"
-WEIGHT, CURVE = "weight ", "curve "
+WEIGHT, BUFFER, CURVE = "weight ", "buffer ", "curve "
 OWN = "a function"  # what stands for a loss that is one
 
 
@@ -38,11 +39,13 @@ def save(learner: Learner, path: str | PathLike[str]) -> None:
         NotAvailableError: The file cannot be written.
     """
     arrays = {WEIGHT + name: value.numpy() for name, value in learner.weights.items()}
+    arrays |= {BUFFER + name: value.numpy() for name, value in learner.net.buffers.items()}
     arrays |= {CURVE + name: np.asarray(value) for name, value in learner.curves.items()}
     record = {
         "algorithm": type(learner.algorithm).__name__,
         "settings": _settings(learner.algorithm),
-        "network": _shapes(learner.net.weights),
+        "network": _shapes(learner.net.weights | learner.net.buffers),
+        "described": learner.net.described,
         "steps": learner.steps,
         "seconds": learner.seconds,
         "noise": learner.noise,
@@ -57,7 +60,8 @@ def load(path: str | PathLike[str], net: nn.Module, *, loss: Loss | None = None)
 
     Args:
         path: The file.
-        net: The network that was learnt: its weights are replaced by those of the file, their shapes are not.
+        net: The network that was learnt: its weights and buffers are replaced by those of the file, their shapes are
+            not. A `BayesmetaWarning` where it is another one by its layers.
         loss: The loss, where it was a function of the user's own.
 
     Raises:
@@ -85,9 +89,18 @@ def load(path: str | PathLike[str], net: nn.Module, *, loss: Loss | None = None)
 
 def _learner(path: Any, record: Mapping[str, Any], arrays: Arrays, net: nn.Module, loss: Loss | None) -> Learner:
     function = Functional(net)
-    wrong = _differences(record["network"], _shapes(function.weights))
+    wrong = _differences(record["network"], _shapes(function.weights | function.buffers))
     if wrong:
         raise FileFormatError(f"{path} was learnt with another network: {'; '.join(wrong)}. Pass that network")
+    if record["described"] != function.described:
+        warnings.warn(
+            f"{path} was learnt with the network {_line(record['described'])}, and this one is "
+            f"{_line(function.described)}: their weights are alike, what they make of them may not be",
+            BayesmetaWarning,
+            stacklevel=4,
+        )
+    for name, value in _named(arrays, BUFFER).items():
+        function.buffers[name].copy_(torch.from_numpy(value))
     return Learner(
         function,
         _algorithm(path, record, loss),
@@ -139,6 +152,10 @@ def _algorithm(path: Any, record: Mapping[str, Any], loss: Loss | None) -> Algor
     except TypeError as error:
         raise FileFormatError(f"{path} has settings that this version does not know: {error}") from error
     return algorithm
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _named(arrays: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Functional:
 
     Attributes:
         weights: The module's own weights by name: where meta-learning starts from.
+        buffers: What else the module holds, by name, such as statistics that stay as they are.
+        described: The module in words.
         dtype: Their type; inputs are brought to it.
         convolves: Whether it has convolutions, whose memory goes with the images rather than with the weights.
         by_rows: Whether it normalises by the rows it is given, so that no row may be made up.
@@ -51,6 +53,8 @@ class Functional:
         self.weights: Weights = {name: weight.detach() for name, weight in self._net.named_parameters()}
         if not self.weights:
             raise HierarchyError("net has no parameters: there is nothing to learn")
+        self.buffers: Weights = dict(self._net.named_buffers())
+        self.described = repr(self._net)
         self.dtype = next(iter(self.weights.values())).dtype
         self.convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in self._net.modules())
         self.by_rows = any(_by_rows(part) for part in self._net.modules())

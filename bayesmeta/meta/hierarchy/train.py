@@ -110,6 +110,8 @@ class Training:
         settings = dataclasses.asdict(config) | {"seed": self._seed, "algorithm": type(config).__name__}
         for name in ("steps", "checkpoint", "compile", "loss"):
             del settings[name]
+        if isinstance(self.feed.tasks, Stream):
+            settings["stream"] = self.feed.tasks.beside
         known = fingerprint(self.program, self.tasks)
         return {"settings": settings, "tasks": self.tasks.fingerprint(), "hierarchy": known}
 

@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -179,13 +180,17 @@ def _run(
         settings.pop(name, None)
     first = tasks.first(seed) if isinstance(tasks, Stream) else tasks
     shapes = {name: list(value.shape) for name, value in net.weights.items()}
-    return {"settings": settings | {"network": shapes}, "tasks": first.fingerprint()}
+    settings |= {"network": shapes, "layers": " ".join(net.described.split())}
+    if isinstance(tasks, Stream):
+        settings["stream"] = tasks.beside
+    return {"settings": settings, "tasks": first.fingerprint()}
 
 
 def _name(loss: Any) -> str:
     """What a loss function is called, the same in every process."""
     named = loss if hasattr(loss, "__qualname__") else type(loss)
-    return f"{named.__module__}.{named.__qualname__}"
+    code = getattr(loss, "__code__", None)
+    return f"{named.__module__}.{named.__qualname__}" + (f" {crc32(code.co_code):x}" if code else "")
 
 
 def _check_start(algorithm: Algorithm, net: Functional, meta: Weights, part: Part) -> None:
