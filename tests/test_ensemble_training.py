@@ -243,7 +243,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path, repulsio
     path = tmp_path / "run.npz"
     whole = fit_sines(waves, None, repulsion=repulsion)
     with pytest.warns(BayesmetaWarning, match="training was interrupted after 23 of 40 steps"):
-        part = fit_sines(Interrupted(at=26), path, repulsion=repulsion)  # two batches were looked at before
+        part = fit_sines(Interrupted(at=25), path, repulsion=repulsion)  # one batch was looked at before
     resumed = fit_sines(waves, path, repulsion=repulsion)
 
     assert part.info.interrupted
