@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -21,6 +22,7 @@ __all__ = [
     "IntArray",
     "as_context",
     "as_names",
+    "as_text",
     "check_flat",
     "digest",
     "empty_task",
@@ -114,9 +116,19 @@ def as_context(context: Mapping[str, object] | None, names: Sequence[str]) -> di
     return result
 
 
+def as_text(name: Hashable) -> str:
+    """A name as text, of a number that is whole without a point.
+
+    >>> as_text(7.0), as_text(7.5), as_text("007")
+    ('7', '7.5', '007')
+    """
+    number = float(name) if isinstance(name, (float, np.floating)) else math.nan
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else str(name)
+
+
 def as_names(names: Iterable[Hashable], what: str = "names") -> tuple[str, ...]:
     """Names as text, each once."""
-    result = tuple(map(str, names))
+    result = tuple(map(as_text, names))
     if len(set(result)) != len(result):
         twice = Counter(result).most_common(1)[0][0]
         raise DataError(f"{what}: {twice!r} appears twice (names are compared as text); every task needs its own name")

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bayesmeta import presets, shelf, terminal
-from bayesmeta.errors import BayesmetaError, NotAvailableError
+from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
 
 __all__ = ["app", "main"]
 
@@ -217,13 +217,15 @@ def adapt(
 
     runs.check_output(out, level)
     if network_runs.is_network_run(run):
+        if method != "auto":
+            raise OptionError(f"--method: got {method!r}, and this run is of a network, which adapts as it was learnt")
         found = network_runs.adapt_table(network_runs.open_run(run), data, level=level, seed=seed)
-        found.frame.to_csv(out, index=False)
+        runs.write_table(found.frame, out)
         if not quiet:
             terminal.show_networks(found, out)
         return
     table = runs.adapt_table(runs.open_run(run), data, level=level, method=method, seed=seed)
-    table.frame.to_csv(out, index=False)
+    runs.write_table(table.frame, out)
     if not quiet:
         terminal.show_adapted(table, out)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesmeta import network_runs, runs, shelf
+from bayesmeta import network_runs, runs
+from bayesmeta.csv_tables import read_table
 from bayesmeta.errors import DataError, NotAvailableError, OptionError
 from bayesmeta.tasks import Columns, Tasks, split_missing
 
@@ -31,9 +32,17 @@ def numbers_of(text: str) -> list[int]:
 
 
 def check_file(out: Path | None) -> None:
-    """Raise an OptionError unless the file to keep a comparison in ends in .npz."""
-    if out is not None and out.suffix != ".npz":
+    """Raise an OptionError unless the file to keep a comparison in ends in .npz, and nothing else is in the way."""
+    if out is None:
+        return
+    if out.suffix != ".npz":
         raise OptionError(f"--out: got {str(out)!r}; wanted a file that ends in .npz: table and picture go beside it")
+    in_the_way = [] if out.exists() else [file for file in _beside(out) if file.exists()]
+    if in_the_way:
+        raise OptionError(
+            f"--out: {str(in_the_way[0])!r} is there already, and the table or the picture of {str(out)!r} would be "
+            "written over it; name another file"
+        )
 
 
 def compare_runs(folders: Sequence[Path], data: Path | None, **options: Any) -> Comparison:
@@ -75,7 +84,7 @@ def written(found: Comparison, out: Path) -> list[Path]:
     """
     import matplotlib.pyplot as plt
 
-    table, picture = out.with_suffix(".csv"), out.with_suffix(".png")
+    table, picture = _beside(out)
     figure = found.plot()[0, 0].figure
     try:
         found.table.to_csv(table)
@@ -85,6 +94,11 @@ def written(found: Comparison, out: Path) -> list[Path]:
     finally:
         plt.close(figure)
     return [table, picture]
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    """The table and the picture that go with a file of a comparison."""
+    return out.with_suffix(".csv"), out.with_suffix(".png")
 
 
 def _opened(folder: Path) -> tuple[Any, Columns | None]:
@@ -105,13 +119,13 @@ def _table(data: Path, columns: Sequence[Columns | None]) -> Tasks:
             f"--data: the runs were fitted on different columns, or on none of a table ({what}): compare them in "
             "Python, by bm.compare"
         )
-    observed, _ = split_missing(runs.read_table(data, first), first)
+    observed, _ = split_missing(read_table(data, first).numbers, first)
     return observed[(observed.sizes > 0).tolist()]
 
 
 def _held_out(folder: Path) -> Any:
     """New tasks by the model file of a run."""
-    file = shelf.load_model(folder / "model.py")
+    file = runs.model_of(folder)
     if file.held_out is None:
         raise NotAvailableError(
             f"--data: {str(file.path)!r} has no function held_out() that gives tasks, an environment or an image set "

@@ -31,6 +31,8 @@ def read_frame(df: pd.DataFrame, columns: Columns, *, missing_y: bool = False) -
     """
     if not isinstance(df, pd.DataFrame):
         raise DataError(f"df: got {type(df).__name__}; wanted a pandas DataFrame (pd.DataFrame(...) makes one)")
+    if not len(df):
+        raise DataError("df has no rows; wanted at least one observation. Was it filtered to nothing?")
     y = _numeric_column(df, columns.y, "y", missing=missing_y)
     inputs = [_numeric_column(df, name, "x") for name in columns.inputs]
     codes, names = _task_of_rows(df, columns.task)
@@ -104,8 +106,6 @@ def _encoding(column: pd.Series[Any]) -> str:
 def _task_of_rows(df: pd.DataFrame, task: str) -> tuple[IntArray, tuple[str, ...]]:
     """The position of each row's task, and the tasks' names in order of first appearance."""
     column = _column(df, task, "task")
-    if len(column) == 0:
-        raise DataError("df has no rows; wanted at least one observation. Was it filtered to nothing?")
     codes, labels = pd.factorize(column)
     if (codes < 0).any():
         row = int(np.argmax(codes < 0))

@@ -17,8 +17,8 @@ from bayesmeta.centring import Degree
 from bayesmeta.draws import Draws, Info
 from bayesmeta.errors import BayesmetaWarning, FileFormatError, NotAvailableError
 from bayesmeta.evidence import Collapsed, Joint, choose
-from bayesmeta.export.files import CENTRING, FORMAT, LOG_WEIGHT, WEIGHTED
-from bayesmeta.export.groups import ASSUMED
+from bayesmeta.export.files import CENTRING, FORMAT, LOG_WEIGHT, OF_DRAWS, WEIGHTED
+from bayesmeta.export.groups import ASSUMED, as_variable
 from bayesmeta.fingerprint import differences, fingerprint
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.posterior import Posterior
@@ -67,7 +67,7 @@ def load(path: str | PathLike[str], hierarchy: Hierarchy, *, check: bool = True)
         warnings.warn(sentence, BayesmetaWarning, stacklevel=2)
     info = Info(**record["info"] | {"log": tuple(record["info"].get("log", ()))})
     evidence = _joint(program, tasks, parts) if info.evidence == "joint" else choose(program, tasks, info.evidence)
-    return _posterior(hierarchy, tasks, evidence, parts, info)
+    return _posterior(hierarchy, tasks, evidence, parts, info, record.get("draws", {}))
 
 
 def read_record(path: str | PathLike[str]) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def _tasks(record: dict[str, Any], parts: dict[str, xr.Dataset]) -> Tasks:
     names = [str(name) for name in constant["task"].values]
     sizes = [int(size) for size in record["sizes"]]
     x = _tensor(constant["x"].values).split(sizes)
-    y = _tensor(observed[record["fingerprint"]["observed"][0]].values).split(sizes)
-    context = {name: _tensor(constant[f"context_{name}"].values) for name in record["context"]}
+    y = _tensor(observed[as_variable(record["fingerprint"]["observed"][0])].values).split(sizes)
+    context = {name: _tensor(constant[as_variable(f"context_{name}")].values) for name in record["context"]}
     tasks = Tasks.from_lists(list(x), list(y), names=names, context=context or None, allow_empty=True)
     columns = record["columns"]
     if columns is None:
@@ -116,22 +116,35 @@ def _tasks(record: dict[str, Any], parts: dict[str, xr.Dataset]) -> Tasks:
 def _joint(program: Program, tasks: Tasks, parts: dict[str, xr.Dataset]) -> Joint:
     """The joint density in the coordinates of the fit; files that say nothing of them have standardised ones."""
     coordinates = parts["unconstrained_posterior"]
-    saved = {str(name): _tensor(value.values) for name, value in coordinates.data_vars.items()}
-    degrees = {
-        name.removeprefix(CENTRING): Degree(value[0], value[1])
-        for name, value in saved.items()
-        if name.startswith(CENTRING)
+    saved = {
+        name: _tensor(coordinates[CENTRING + as_variable(name)].values)
+        for name in program.structure.theta.names
+        if CENTRING + as_variable(name) in coordinates
     }
+    degrees = {name: Degree(value[0], value[1]) for name, value in saved.items()}
     return Joint(program, tasks, degrees)
 
 
 def _posterior(
-    hierarchy: Hierarchy, tasks: Tasks, evidence: Collapsed | Joint, parts: dict[str, xr.Dataset], info: Info
+    hierarchy: Hierarchy,
+    tasks: Tasks,
+    evidence: Collapsed | Joint,
+    parts: dict[str, xr.Dataset],
+    info: Info,
+    known: dict[str, Any],
 ) -> Posterior:
     coordinates = parts["unconstrained_posterior"]
     said = parts["sample_stats"].data_vars.items()
     stats = {str(name): value.values for name, value in said if ASSUMED not in value.attrs}
-    draws = Draws(_tensor(coordinates["u"].values), stats, {}, info.interrupted, info.seconds["sample"])
+    facts = {name: known[name] for name in OF_DRAWS if name in known}
+    draws = Draws(
+        _tensor(coordinates["u"].values),
+        stats,
+        interrupted=info.interrupted,
+        seconds=info.seconds["sample"],
+        log=info.log,
+        **facts,
+    )
     posterior = Posterior(hierarchy, tasks, evidence, draws, info, weighted=_weighted(coordinates))
     if "theta_coordinates" in coordinates:
         saved = _tensor(coordinates["theta_coordinates"].values)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bayesmeta import presets, shelf
+from bayesmeta.csv_tables import read_table
 from bayesmeta.draws import versions
 from bayesmeta.errors import DataError, FileFormatError, NotAvailableError
-from bayesmeta.runs import PREDICTED, missing_files, read_table, rows_predicted
+from bayesmeta.runs import PREDICTED, missing_files, model_of, rows_predicted, with_columns
 from bayesmeta.tasks import Columns, split_missing
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class AdaptedNetworks:
     """A table adapted to.
 
     Attributes:
-        frame: the table's rows in their order, its columns and `bayesmeta.runs.PREDICTED`.
+        frame: the table's rows in their order, its columns letter by letter, and `bayesmeta.runs.PREDICTED`.
         adapted: the networks of its tasks.
         n_support: rows adapted on, per task.
         n_query: rows predicted, per task.
@@ -97,7 +99,7 @@ def open_run(run: Path) -> NetworkRun:
     missing_files(run, FILES)
     from bayesmeta import meta
 
-    model = shelf.load_model(run / "model.py")
+    model = model_of(run)
     if not model.is_network:
         raise FileFormatError(f"{run / 'model.py'}: has a hierarchy, and {LEARNER} is of a network")
     loss = model.settings.get("loss")
@@ -122,7 +124,7 @@ def adapt_table(run: NetworkRun, path: Path, *, level: float = 0.9, seed: int = 
 
     Args:
         run: of a network whose tasks came from a data frame.
-        path: the CSV file, with the columns that the tasks came from; others are kept.
+        path: the CSV file, with the columns that the tasks came from; all are kept as they are.
         level: the probability that [lower, upper] holds the response.
         seed: of every draw.
 
@@ -138,17 +140,17 @@ def adapt_table(run: NetworkRun, path: Path, *, level: float = 0.9, seed: int = 
             f"run: this network {what}, so that no table is adapted to; adapt in Python, with "
             "bayesmeta.meta.load(...).adapt(tasks)"
         )
-    frame = read_table(path, columns)
-    support, query = split_missing(frame, columns)
+    table = read_table(path, columns)
+    result = with_columns(table, PREDICTED)
+    support, query = split_missing(table.numbers, columns)
     adapted = learner.adapt(support, seed=seed)
-    result = frame.assign(**dict.fromkeys(PREDICTED, np.nan))
     if query.n_observations:
-        table = _table(adapted.predict(query), level)
-        result.loc[frame[columns.y].isna(), list(PREDICTED)] = rows_predicted(frame, columns, table).to_numpy()
+        predicted = rows_predicted(table, _long(adapted.predict(query), level))
+        result.loc[table.unknown, list(PREDICTED)] = predicted.to_numpy()
     return AdaptedNetworks(result, adapted, support.sizes.tolist(), query.sizes.tolist())
 
 
-def _table(predicted: Outputs, level: float) -> pd.DataFrame:
+def _long(predicted: Outputs, level: float) -> pd.DataFrame:
     """A long table: task, row, mean, sd, lower, upper."""
     if predicted.mean.dim() != 2:
         raise DataError("a table has one response, and this network predicts several numbers for each row")
@@ -157,5 +159,5 @@ def _table(predicted: Outputs, level: float) -> pd.DataFrame:
     rows = [
         (name, row) for name, n in zip(predicted.names, predicted.query.sizes.tolist(), strict=True) for row in range(n)
     ]
-    keep = ~predicted.mean.isnan()
+    keep = torch.arange(predicted.mean.shape[1]) < predicted.query.sizes[:, None]
     return pd.DataFrame(rows, columns=["task", "row"]).assign(**{name: v[keep].numpy() for name, v in columns.items()})

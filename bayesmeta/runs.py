@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from bayesmeta import presets, shelf
+from bayesmeta.csv_tables import Table, read_table
 from bayesmeta.errors import DataError, FileFormatError, NotAvailableError, OptionError
-from bayesmeta.tasks import Columns, split_missing
+from bayesmeta.tasks import split_missing
 
 if TYPE_CHECKING:
     from bayesmeta.adapt import Adapted
@@ -32,10 +34,12 @@ __all__ = [
     "check_folder",
     "check_output",
     "missing_files",
+    "model_of",
     "open_run",
-    "read_table",
     "rows_predicted",
     "save_run",
+    "with_columns",
+    "write_table",
 ]
 
 PREDICTED = ("mean", "sd", "lower", "upper")
@@ -43,7 +47,6 @@ NEW_COLUMNS = (*PREDICTED, "k_hat")
 """What adapting adds to the columns of a table."""
 
 _FILES = ("posterior.nc", "summary.csv", "model.py", "run.toml")
-_EMPTY = ["", "NA", "NaN", "nan"]  # what counts as empty in a column of numbers
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class AdaptedTable:
     """A table adapted to.
 
     Attributes:
-        frame: the table's rows in their order, its columns and `NEW_COLUMNS`.
+        frame: the table's rows in their order, its columns letter by letter, and `NEW_COLUMNS`.
         adapted: the tasks adapted, with θ and k-hat.
         n_support: rows adapted on, per task.
         n_query: rows predicted, per task.
@@ -127,7 +130,22 @@ def open_run(run: Path) -> Posterior:
     missing_files(run, _FILES)
     import bayesmeta as bm
 
-    return bm.load(run / "posterior.nc", shelf.load_model(run / "model.py").hierarchy)
+    return bm.load(run / "posterior.nc", model_of(run).hierarchy)
+
+
+def model_of(run: Path) -> shelf.ModelFile:
+    """The model file of a run, loaded.
+
+    Raises:
+        FileFormatError: it fails to run where it lies now.
+    """
+    try:
+        return shelf.load_model(run / "model.py")
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{error}. It is a copy of the model file, which runs in the folder of the run: what it reads beside "
+            "itself has to lie there too"
+        ) from error
 
 
 def missing_files(run: Path, wanted: Sequence[str]) -> None:
@@ -147,7 +165,7 @@ def adapt_table(
 
     Args:
         posterior: of tasks that came from a data frame.
-        path: the CSV file, with the columns that the posterior's tasks came from; others are kept.
+        path: the CSV file, with the columns that the posterior's tasks came from; all are kept as they are.
         level: the probability that [lower, upper] holds the response.
         method: how to adapt, as in `posterior.adapt`.
         seed: of every draw.
@@ -163,50 +181,71 @@ def adapt_table(
             "run: its tasks did not come from a data frame, so no columns are known; adapt in Python, with "
             "posterior.adapt(tasks)"
         )
-    frame = read_table(path, columns)
-    support, query = split_missing(frame, columns)
+    table = read_table(path, columns)
+    _check_names(table, posterior.tasks.names)
+    result = with_columns(table, NEW_COLUMNS)
+    support, query = split_missing(table.numbers, columns)
     adapted = posterior.adapt(support, method=method, seed=seed)
-    result = frame.assign(**dict.fromkeys(NEW_COLUMNS, np.nan))
     if query.n_observations:
-        empty = frame[columns.y].isna()
-        predicted = rows_predicted(frame, columns, adapted.predict(query).frame(level=level))
-        result.loc[empty, list(PREDICTED)] = predicted.to_numpy()
+        predicted = rows_predicted(table, adapted.predict(query).frame(level=level))
+        result.loc[table.unknown, list(PREDICTED)] = predicted.to_numpy()
     k_hat = dict(zip(adapted.names, adapted.k_hat.tolist(), strict=True))
-    result["k_hat"] = frame[columns.task].map(k_hat)
+    result["k_hat"] = table.tasks.map(k_hat)
     return AdaptedTable(result, adapted, support.sizes.tolist(), query.sizes.tolist())
 
 
-def read_table(path: Path, columns: Columns) -> pd.DataFrame:
-    """The CSV file, task names as text, each row labelled by its line.
+def with_columns(table: Table, names: Sequence[str]) -> pd.DataFrame:
+    """The cells of a table, and empty columns of numbers.
 
     Raises:
-        DataError: it cannot be read, or has a column that the result needs.
+        DataError: it has a column of such a name.
     """
-    numbers = (columns.y, *columns.inputs, *columns.context)
-    try:
-        frame = pd.read_csv(
-            path,
-            dtype={columns.task: str},
-            na_values={columns.task: [""]} | dict.fromkeys(numbers, _EMPTY),
-            keep_default_na=False,
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(f"--data: cannot read {str(path)!r} as CSV: {error}") from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(
-            f"--data: the rows of {str(path)!r} have more cells than its first line has names: name every column, or "
-            "take commas at the end of lines away"
-        )
-    taken = [name for name in NEW_COLUMNS if name in frame.columns]
+    taken = [name for name in names if name in table.cells]
     if taken:
-        raise DataError(f"--data: {str(path)!r} has a column {taken[0]!r}, which the result needs; rename or drop it")
-    frame.index = pd.RangeIndex(2, len(frame) + 2)  # lines of the file, without a name that a column may have
-    return frame
+        raise DataError(f"--data: has a column {taken[0]!r}, which the result needs; rename or drop it")
+    return table.cells.assign(**dict.fromkeys(names, np.nan))
 
 
-def rows_predicted(frame: pd.DataFrame, columns: Columns, predicted: pd.DataFrame) -> pd.DataFrame:
+def rows_predicted(table: Table, predicted: pd.DataFrame) -> pd.DataFrame:
     """The predictions of the rows without a response, in the order of these rows, from a table by task and row."""
-    empty = frame[frame[columns.y].isna()]
-    place = empty.groupby(columns.task).cumcount()  # the row's place among those of its task that are predicted
-    keys = pd.MultiIndex.from_arrays([empty[columns.task], place], names=["task", "row"])
+    tasks = table.tasks[table.unknown]
+    place = tasks.groupby(tasks).cumcount()  # the row's place among those of its task that are predicted
+    keys = pd.MultiIndex.from_arrays([tasks, place], names=["task", "row"])
     return predicted.set_index(["task", "row"]).reindex(keys)[list(PREDICTED)]
+
+
+def write_table(frame: pd.DataFrame, out: Path) -> None:
+    """Write a table as CSV, in place of an earlier one only when it is whole.
+
+    Raises:
+        NotAvailableError: it cannot be written.
+    """
+    partial = out.with_name(out.name + ".part")
+    try:
+        frame.to_csv(partial, index=False)
+        partial.replace(out)
+    except OSError as error:
+        raise NotAvailableError(f"--out: cannot write {str(out)!r}: {error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _check_names(table: Table, known: Sequence[str]) -> None:
+    """Raise a DataError where a task is written as another number than in the fit: its rows would count twice."""
+    numbers = {_as_number(name): name for name in known}
+    for name in table.tasks.dropna().unique():
+        other = numbers.get(_as_number(name), name)
+        if name not in known and other in known:
+            raise DataError(
+                f"--data: task {name!r} is not one of the fit, which has {other!r}: write it as there, or read that "
+                f"column as text before the fit: pd.read_csv(..., dtype={{{table.columns.task!r}: str}})"
+            )
+
+
+def _as_number(name: str) -> float | str:
+    """The number that a name is, or the name."""
+    try:
+        return float(name)
+    except ValueError:
+        return name

@@ -191,15 +191,18 @@ def copy(kind: Kind, name: str, to: Path | str = ".") -> Path:
 
     Raises:
         UnknownNameError: there is none of that name.
-        NotAvailableError: a file is there already; nothing is overwritten.
+        NotAvailableError: a file is there already (nothing is overwritten), or it cannot be written.
     """
     source, target = path_of(kind, name), Path(to).expanduser()
     if target.suffix != source.suffix:
         target = target / source.name
     if target.exists():
         raise NotAvailableError(f"to: {str(target)!r} exists already; remove it, or pass another place")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise NotAvailableError(f"to: cannot write {str(target)!r}: {error}") from error
     return target
 
 

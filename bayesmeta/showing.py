@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _rows(tasks: Tasks) -> list[tuple[str, str]]:
     columns = tasks.columns
     rows = [
         ("names", _names(tasks.names)),
-        ("sizes", f"min {int(sizes.min())}, median {int(sizes.median())}, max {int(sizes.max())}"),
+        ("sizes", f"min {int(sizes.min())}, median {np.median(sizes.numpy()):g}, max {int(sizes.max())}"),
         ("x", _row_shape(tasks.x, columns.x if columns else None)),
         ("y", _row_shape(tasks.y, columns.y if columns else None)),
     ]

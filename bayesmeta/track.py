@@ -36,6 +36,7 @@ def stage(text: str, progress: bool = True) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
     if console.is_jupyter:
@@ -43,7 +44,7 @@ def stage(text: str, progress: bool = True) -> Iterator[None]:
             write(f"{escape(text)} …")
             yield
         return
-    with console.status(text):
+    with console.status(Text(text)):
         yield
 
 
@@ -67,7 +68,7 @@ def bar(text: str, total: int, progress: bool = True) -> Iterator[Step]:
         with _written_over() as write:
             yield _notebook_bar(text, total, write)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task(text, total=total)
 

@@ -291,7 +291,7 @@ def test_adapt_with_nothing_to_predict_gives_k_hat(fitted: tuple[Path, Any], tmp
         (("dose", "amount"), "unknown column 'dose'"),
         (("nurse", "mean"), "has a column 'mean', which the result needs"),
         (("ann,new,4,", "ann,new,,"), "'dose' is NaN in row 8"),
-        (("6.2", "high"), "'response' is not numeric"),
+        (("6.2", "high"), "has 'high' in column 'response', line 5"),
         (("cid,new", "cid,"), "row 5"),
     ],
 )
@@ -302,6 +302,52 @@ def test_adapt_names_what_is_wrong_in_the_table(
 
     assert message in refused("adapt", fitted[0], "--data", table, "--out", tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_adapt_keeps_the_table_letter_by_letter(fitted: tuple[Path, Any], tmp_path: Path) -> None:
+    table, out = tmp_path / "odd.csv", tmp_path / "out.csv"
+    table.write_text("zip,site,dose,response,note\n00123,new,0,5.10,NA\n\n00124,new,1,,1e5\n")
+
+    assert run("adapt", fitted[0], "--data", table, "--out", out, "--quiet").exit_code == 0
+
+    frame = pd.read_csv(out, dtype=str, keep_default_na=False)
+    assert frame["zip"].tolist() == ["00123", "00124"]
+    assert (frame["response"].tolist(), frame["note"].tolist()) == (["5.10", ""], ["NA", "1e5"])
+
+
+def test_a_task_written_as_another_number_is_not_taken_for_a_new_one(model: Path, tmp_path: Path) -> None:
+    numbered = tmp_path / "numbered.py"
+    numbered.write_text(model.read_text().replace('["A", "B", "C", "D"]', "[7.0, 8.0, 9.0, 10.0]"))
+    table, out = tmp_path / "new.csv", tmp_path / "out.csv"
+    assert run("fit", numbered, "--out", tmp_path / "run", "--quiet", *TINY).exit_code == 0
+
+    table.write_text("site,dose,response\n007,3,\n")
+    assert "task '007' is not one of the fit, which has '7'" in refused(
+        "adapt", tmp_path / "run", "--data", table, "--out", out
+    )
+    table.write_text("site,dose,response\n7,3,\n")
+    assert run("adapt", tmp_path / "run", "--data", table, "--out", out, "--quiet").exit_code == 0
+    assert pd.read_csv(out)["k_hat"].item() == float("-inf")
+
+
+def test_an_adapted_table_that_cannot_be_written_is_said(fitted: tuple[Path, Any], table: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.csv.part").mkdir()
+
+    assert "cannot write" in refused("adapt", fitted[0], "--data", table, "--out", tmp_path / "out.csv")
+
+
+def test_a_model_that_reads_a_file_beside_itself_is_told_what_a_run_holds(model: Path, tmp_path: Path) -> None:
+    reading, table = tmp_path / "reading.py", tmp_path / "new.csv"
+    reading.write_text(
+        model.read_text() + "\nfrom pathlib import Path\n(Path(__file__).parent / 'x.txt').read_text()\n"
+    )
+    (tmp_path / "x.txt").write_text("")
+    table.write_text(NEW)
+    assert run("fit", reading, "--out", tmp_path / "run", "--quiet", *TINY).exit_code == 0
+
+    said = refused("adapt", tmp_path / "run", "--data", table, "--out", tmp_path / "out.csv")
+    assert "x.txt" in said
+    assert "a copy of the model file" in said
 
 
 def test_adapt_says_what_is_wrong(fitted: tuple[Path, Any], table: Path, tmp_path: Path) -> None:

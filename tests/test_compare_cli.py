@@ -106,6 +106,15 @@ def test_what_cannot_be_compared_is_said(runs: tuple[Path, Path], new: Path, tmp
     assert "response" in refused("compare", network, "--data", new)
 
 
+def test_a_table_beside_the_comparison_is_not_written_over(runs: tuple[Path, Path], new: Path) -> None:
+    before = new.read_text()
+
+    said = refused("compare", *runs, "--data", new, "--shots", "2", "--out", new.with_suffix(".npz"))
+
+    assert "is there already" in said
+    assert new.read_text() == before
+
+
 @pytest.mark.parametrize(
     "name", [name for name in shelf.names("model") if shelf.is_network(shelf.path_of("model", name))]
 )

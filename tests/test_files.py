@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,44 @@ def test_the_log_likelihood_may_stay_out(tmp_path: Path) -> None:
 
     assert "log_likelihood" not in arviz.from_netcdf(tmp_path / "small.nc").groups()
     assert len(bm.load(tmp_path / "small.nc", normal_normal().hierarchy).phi["mu"]) == 60
+
+
+def test_an_ensemble_is_one_when_it_comes_back(tmp_path: Path) -> None:
+    scenario = normal_normal()
+    settings = bm.Ensemble(members=2, steps=4)
+    posterior = bm.fit(scenario.hierarchy, scenario.tasks, settings, progress=False)
+    posterior.save(tmp_path / "two.nc")
+    loaded = bm.load(tmp_path / "two.nc", scenario.hierarchy)
+
+    assert loaded.draws.members == posterior.draws.members == 2
+    assert loaded.draws.unwatched == posterior.draws.unwatched
+    assert loaded._repr_html_() == posterior._repr_html_()
+
+
+@pytest.mark.parametrize("evidence", ["auto", "joint"])
+def test_a_slash_in_a_name_is_no_folder(tmp_path: Path, evidence: Any) -> None:
+    def hyperprior() -> Tensor:
+        return pyro.sample("all/mu", dist.Normal(0.0, 3.0))
+
+    def task(phi: Tensor, x: Tensor, y: Tensor | None = None, **context: Tensor) -> Tensor:
+        theta = pyro.sample("own/level", dist.Normal(phi + context["per/head"], 1.0))
+        return pyro.sample("seen/y", dist.Normal(theta + 0 * x, 1.0).to_event(1), obs=y)
+
+    context = {"per/head": [1.0, 2.0, 3.0]}
+    tasks = bm.Tasks.from_lists([[0.0, 1.0]] * 3, [[1.0, 1.5], [2.0, 2.5], [3.0, 2.0]], context=context)
+    hierarchy = bm.Hierarchy(hyperprior, task)
+    posterior = bm.fit(hierarchy, tasks, replace(TINY, evidence=evidence), progress=False)
+    posterior.save(tmp_path / "slash.nc")
+    loaded = bm.load(tmp_path / "slash.nc", hierarchy)
+
+    assert torch.equal(loaded.theta["own/level"], posterior.theta["own/level"])
+    assert torch.equal(loaded.tasks.context["per/head"], tasks.context["per/head"])
+    assert {"all.mu", "own.level"} <= set(arviz.from_netcdf(tmp_path / "slash.nc").posterior.data_vars)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailableError, match=r"is a folder; wanted a file, such as .*fit\.nc"):
+        tiny("normal_normal").save(tmp_path)
 
 
 # --- who else can read it -----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ ROOMS = (
     {"fit"},
     {"calibrate", "compare"},  # loops over fits and learners; what they found is in diagnose
     {"tune"},
-    {"runs", "network_runs", "compare_runs", "terminal", "cli", "demo"},
+    {"csv_tables", "runs", "network_runs", "compare_runs", "terminal", "cli", "demo"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(ROOMS) for room in rooms}
 TOP = len(ROOMS) - 1

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 
+import bayesmeta as bm
 from bayesmeta import plot
 
+DOLLARS = "$5_$a^"  # as a formula it cannot be read
 FOLDER = Path(plot.__file__).parent
 PLOTS: list[Callable[..., Any]] = [getattr(plot, name) for name in plot.__all__]
 ORDER = ("level", "label", "seed", "ax")
@@ -78,3 +85,42 @@ def test_nothing_of_matplotlib_is_loaded_or_set_for_all(path: Path) -> None:
     assert outside == []
     for forbidden in ("rcParams", "plt.style", "matplotlib.use", "plt.gca", "plt.gcf", "plt.show", "rc_context"):
         assert forbidden not in text
+
+
+@cache
+def in_dollars() -> bm.Posterior:
+    """Tasks, columns and a context whose names are formulas to matplotlib, and wrong ones."""
+    task, x, y, context = (f"{DOLLARS}{k}" for k in range(4))
+    rows = pd.DataFrame({task: np.repeat([f"{DOLLARS}{k}" for k in "abc"], 4), x: np.tile(np.arange(4.0), 3)})
+    rows[context] = np.repeat([0.0, 1.0, 2.0], 4)
+    rows[y] = np.random.default_rng(0).normal(rows[x] + rows[context])
+    tasks = bm.Tasks.from_frame(rows, task=task, x=x, y=y, context=context)
+    return bm.fit(bm.families.linear(tasks, slopes=()), tasks, bm.Laplace(draws=50), progress=False)
+
+
+DRAWN: dict[str, Callable[[bm.Posterior], Any]] = {
+    "adaptation": lambda known: plot.adaptation(known, known.tasks),
+    "compare": lambda known: plot.compare({f"{DOLLARS}{k}": _score(known) for k in range(2)}),
+    "loo": lambda known: plot.loo(known.loo(refit=False)),
+    "novelty": lambda known: plot.novelty(known.novelty(known.tasks)),
+    "population": lambda known: plot.population(known),
+    "shrinkage": lambda known: plot.shrinkage(known),
+    "shrinkage along": lambda known: plot.shrinkage(known, along=f"{DOLLARS}3"),
+    "tasks": lambda known: plot.tasks(known),
+    "trace": lambda known: plot.trace(known, level="theta"),
+}
+
+
+def _score(known: bm.Posterior) -> Any:
+    return bm.score(known.adapt(known.tasks).predict(known.tasks), known.tasks)
+
+
+@pytest.mark.filterwarnings("ignore::bayesmeta.errors.BayesmetaWarning")
+@pytest.mark.parametrize("name", DRAWN)
+def test_names_are_written_letter_by_letter(name: str) -> None:
+    figure = np.asarray(DRAWN[name](in_dollars()), dtype=object).reshape(-1)[0].figure
+    try:
+        figure.draw_without_rendering()
+        figure.savefig(io.BytesIO(), format="png", dpi=30)
+    finally:
+        plt.close(figure)

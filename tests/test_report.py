@@ -148,6 +148,14 @@ def test_the_seed_decides_what_is_drawn() -> None:
     assert not np.array_equal(drawn(1), drawn(2))
 
 
+def test_names_with_dollars_are_no_formulas(tmp_path: Path) -> None:
+    from tests.test_plot_house import DOLLARS, in_dollars
+
+    page = in_dollars().report(tmp_path / "page.html", progress=False).read_text(encoding="utf-8")
+
+    assert DOLLARS in page
+
+
 def test_a_table_and_a_page_of_its_own() -> None:
     made = Reader(page("A & B", [], [Section("one", "One", (table(("a", "b"), [("<x>", "1")], numbers=(1,)),))]))
 

@@ -50,6 +50,7 @@ def test_a_histogram_is_as_high_as_its_counts() -> None:
     assert heights[0] == 1.0
     assert heights[-1] == pytest.approx(11.5)
     assert set(heights[1:-1]) == {22.0}
+    assert "nan" not in histogram(np.array([1.0, 2.0]), "two")
     assert histogram(np.ones(5), "same") == histogram(np.array([np.nan, 1.0]), "one") == "–"
 
 

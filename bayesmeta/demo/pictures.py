@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayesmeta.demo.result import SHOWN, Result, inside
 from bayesmeta.plot import shrinkage
-from bayesmeta.plot.style import BLACK, BLUE, LIGHT, RED, spread
+from bayesmeta.plot.style import BLACK, BLUE, LIGHT, RED, plain, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,8 +84,8 @@ def _predictions(result: Result, path: Path) -> Picture:
     for panel, name in zip(panels, names, strict=True):
         _panel(panel, result, picked[name])
         shown, hidden = len(picked[name]), result.first.query[name].n
-        panel.set_title(f"{name}\n{hidden} hidden" + (f", {shown} drawn" if shown < hidden else ""), fontsize=8)
-    panels[0].set_ylabel(words.response)
+        panel.set_title(f"{plain(name)}\n{hidden} hidden" + (f", {shown} drawn" if shown < hidden else ""), fontsize=8)
+    panels[0].set_ylabel(plain(words.response))
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
     )

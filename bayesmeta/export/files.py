@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -14,23 +15,28 @@ import xarray as xr
 
 from bayesmeta.errors import NotAvailableError
 from bayesmeta.evidence.joint import Joint
+from bayesmeta.export.groups import as_variable
 from bayesmeta.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from bayesmeta.posterior import Posterior
 
-__all__ = ["CENTRING", "FORMAT", "LOG_WEIGHT", "WEIGHTED", "save"]
+__all__ = ["CENTRING", "FORMAT", "LOG_WEIGHT", "OF_DRAWS", "WEIGHTED", "save"]
 
 FORMAT = "bayesmeta posterior 1"
 # In the group of coordinates, before the name of a θ site: the degrees of centring its coordinates have.
 CENTRING = "centring_"
 # Draws of the last fit with the weights of the updates since, in the group of coordinates.
 WEIGHTED, LOG_WEIGHT = "weighted_u", "log_weight"
+# What draws know of themselves besides arrays.
+OF_DRAWS = ("k_hat", "effective_size", "evaluations", "density", "compile_seconds", "members", "unwatched", "point")
 
 
 def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr.Dataset]) -> None:
     """Write a posterior to a netCDF file, replacing it whole: an interrupted write leaves the old file."""
     target = Path(path)
+    if target.is_dir():
+        raise NotAvailableError(f"path: {str(target)!r} is a folder; wanted a file, such as {str(target / 'fit.nc')!r}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,8 +49,11 @@ def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr
         for name, dataset in everything.items():
             dataset.to_netcdf(partial, mode="a", group=name, engine="h5netcdf")
         partial.replace(target)
+    except OSError as error:
+        raise NotAvailableError(f"path: cannot write {str(target)!r}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _coordinates(posterior: Posterior) -> xr.Dataset:
@@ -58,9 +67,9 @@ def _coordinates(posterior: Posterior) -> xr.Dataset:
         variables["theta_coordinates"] = (("chain", "draw", "task", "theta_coordinate"), theta)
         return xr.Dataset(variables)
     for name, degree in posterior.collapsed.degrees.items():
-        inner = [f"{name}_dim_{k}" for k in range(degree.scale.dim() - 1)]
+        inner = [f"{as_variable(name)}_dim_{k}" for k in range(degree.scale.dim() - 1)]
         both = torch.stack([degree.scale, degree.loc]).numpy()
-        variables[CENTRING + name] = (("of_scale_and_loc", "task", *inner), both)
+        variables[CENTRING + as_variable(name)] = (("of_scale_and_loc", "task", *inner), both)
     return xr.Dataset(variables)
 
 
@@ -70,6 +79,7 @@ def _record(posterior: Posterior) -> dict[str, Any]:
     columns = None if tasks.columns is None else asdict(tasks.columns)
     return {
         "info": asdict(posterior.info),
+        "draws": {name: getattr(posterior.draws, name) for name in OF_DRAWS},
         "fingerprint": fingerprint(posterior.collapsed.program, tasks),
         "columns": columns,
         "sizes": tasks.sizes.tolist(),

@@ -11,7 +11,8 @@ they have any.
     posterior_predictive, prior_predictive    observations drawn anew
     observed_data, constant_data              the observations; inputs and contexts
 
-Where the observed site is called something else than ``y``, so are its variables. Nothing here knows torch.
+Where the observed site is called something else than ``y``, so are its variables; a slash in a name, which means a
+folder in netCDF, is a dot here. Nothing here knows torch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-__all__ = ["ASSUMED", "Population", "Sampled", "groups"]
+__all__ = ["ASSUMED", "Population", "Sampled", "as_variable", "groups"]
 
 Array = npt.NDArray[Any]
 Variable = tuple[tuple[str, ...], Array]
@@ -84,6 +85,15 @@ class Sampled:
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
+def as_variable(name: str) -> str:
+    """A name as netCDF takes it: there a slash stands between folders.
+
+    >>> as_variable("hospital/mu")
+    'hospital.mu'
+    """
+    return name.replace("/", ".")
+
+
 def groups(
     population: Population, *, posterior: Sampled | None = None, prior: Sampled | None = None
 ) -> dict[str, xr.Dataset]:
@@ -103,7 +113,7 @@ def groups(
         parts["prior"] = _draws_group(population, prior)
         if prior.y is not None:
             parts["prior_predictive"] = _predictive_group(population, prior, prior.y)
-    parts["observed_data"] = xr.Dataset({population.observed: _rows(population.y, "y")}, coords=_obs_coords(population))
+    parts["observed_data"] = _data_group(population)
     parts["constant_data"] = _constant_group(population)
     return parts
 
@@ -116,7 +126,7 @@ def _draws_group(population: Population, sampled: Sampled) -> xr.Dataset:
         for name, values in sites.items():
             shape = values.shape[1 + len(lead) :]
             dims = _site_dims(name, shape, population.plates.get(name, ()), names, coords)
-            variables[name] = (("chain", "draw", *lead, *dims), _by_chain(values, sampled.shape))
+            variables[as_variable(name)] = (("chain", "draw", *lead, *dims), _by_chain(values, sampled.shape))
             coords |= {dim: np.arange(size) for dim, size in zip(dims, shape, strict=True)}
     return xr.Dataset(variables, coords=coords, attrs={"inference_library": "bayesmeta", **sampled.attrs})
 
@@ -136,13 +146,14 @@ def _site_dims(
     dims: list[str] = []
     for axis, size in enumerate(shape):
         plate = plates[axis] if axis < len(plates) else None
+        plate = plate and as_variable(plate)
         own = plate is None or plate in (*taken, *dims) or (plate in coords and len(coords[plate]) != size)
-        dims.append(f"{site}_dim_{axis}" if plate is None or own else plate)
+        dims.append(f"{as_variable(site)}_dim_{axis}" if plate is None or own else plate)
     return dims
 
 
 def _likelihood_group(population: Population, sampled: Sampled) -> xr.Dataset:
-    site, shape = population.observed, sampled.shape
+    site, shape = as_variable(population.observed), sampled.shape
     variables: dict[str, Variable] = {}
     if sampled.by_task is not None:
         variables[f"{site}_by_task"] = (("chain", "draw", "task"), _by_chain(sampled.by_task, shape))
@@ -154,8 +165,13 @@ def _likelihood_group(population: Population, sampled: Sampled) -> xr.Dataset:
 
 def _predictive_group(population: Population, sampled: Sampled, y: Array) -> xr.Dataset:
     dims, _ = _rows(y[0], "y")
-    variables = {population.observed: (("chain", "draw", *dims), _by_chain(y, sampled.shape))}
+    variables = {as_variable(population.observed): (("chain", "draw", *dims), _by_chain(y, sampled.shape))}
     return xr.Dataset(variables, coords=_draw_coords(sampled) | _obs_coords(population))
+
+
+def _data_group(population: Population) -> xr.Dataset:
+    variables = {as_variable(population.observed): _rows(population.y, "y")}
+    return xr.Dataset(variables, coords=_obs_coords(population))
 
 
 def _constant_group(population: Population) -> xr.Dataset:
@@ -164,6 +180,7 @@ def _constant_group(population: Population) -> xr.Dataset:
     if population.columns is not None and population.x.ndim == 2:
         coords["x_dim_0"] = _text(population.columns)
     for name, value in population.context.items():
+        name = as_variable(name)
         dims = ("task", *(f"{name}_dim_{k}" for k in range(value.ndim - 1)))
         variables[f"context_{name}"] = (dims, value)
     return xr.Dataset(variables, coords=coords)
@@ -172,7 +189,8 @@ def _constant_group(population: Population) -> xr.Dataset:
 def _plain(sampled: Sampled, variables: Mapping[str, Array]) -> xr.Dataset:
     """Variables of one number per draw."""
     return xr.Dataset(
-        {name: (("chain", "draw"), value) for name, value in variables.items()}, coords=_draw_coords(sampled)
+        {as_variable(name): (("chain", "draw"), value) for name, value in variables.items()},
+        coords=_draw_coords(sampled),
     )
 
 

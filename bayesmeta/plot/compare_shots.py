@@ -21,6 +21,7 @@ from bayesmeta.plot.style import (
     new_axes,
     new_grid,
     percent,
+    plain,
     tidy,
 )
 
@@ -118,7 +119,9 @@ def _draw(ax: Axes, result: Comparison, metric: str, place: int, width: float) -
     middle = (len(result.learners) - 1) / 2
     x = (np.arange(len(values)) + APART * (place - middle))[there]
     colour, turn = COLOURS[place % len(COLOURS)], place // len(COLOURS) % len(STYLES)
-    ax.plot(x, values[there], MARKERS[turn] + STYLES[turn], color=colour, markersize=4.5, linewidth=1.3, label=name)
+    ax.plot(
+        x, values[there], MARKERS[turn] + STYLES[turn], color=colour, markersize=4.5, linewidth=1.3, label=plain(name)
+    )
     if metric == "ece":
         ax.scatter(x, rows["ece_floor"].to_numpy(dtype=float)[there], marker="_", color=colour, s=60, linewidths=1.5)
         return

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesmeta.errors import DataError, OptionError, unknown
-from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, tidy
+from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, plain, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +129,9 @@ def _name(ax: Axes, names: list[str], values: Array, odd: npt.NDArray[np.intp], 
         named.append(t)
         left = t > 0.75 * len(names)
         at, side = ((-5, 0), "right") if left else ((5, 0), "left")
-        ax.annotate(names[t], (t, float(values[t])), at, textcoords="offset points", ha=side, va="center", fontsize=8)
+        ax.annotate(
+            plain(names[t]), (t, float(values[t])), at, textcoords="offset points", ha=side, va="center", fontsize=8
+        )
 
 
 def _touch(t: int, other: int, values: Array) -> bool:
@@ -160,5 +162,7 @@ def _ticks(ax: Axes, names: list[str]) -> None:
         return
     crowded = sum(map(len, names)) > 60
     ax.set_xlim(-0.7, len(names) - 0.3)
-    ax.set_xticks(range(len(names)), names, rotation=45 if crowded else 0, ha="right" if crowded else "center")
+    ax.set_xticks(
+        range(len(names)), list(map(plain, names)), rotation=45 if crowded else 0, ha="right" if crowded else "center"
+    )
     ax.set_xlabel("task left out")

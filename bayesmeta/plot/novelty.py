@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesmeta.errors import NotAvailableError, OptionError
-from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, tidy
+from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, plain, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +114,7 @@ def _draw(ax: Axes, values: Array, strange: list[bool], replicates: int) -> None
 def _label(ax: Axes, result: Novelty, order: npt.NDArray[np.intp], strangers: int) -> None:
     names = [result.names[t] for t in order]
     short = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…" for name in names]
-    ax.set_yticks(range(len(short)), short)
+    ax.set_yticks(range(len(short)), list(map(plain, short)))
     ax.set_ylim(len(short) - 0.5, -0.5)
     seen = int((result.sizes > 0).sum())
     shown = f", the {len(order)} strangest drawn" if len(order) < seen else ""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import NotAvailableError, OptionError, UnknownNameError, unknown
-from bayesmeta.plot.style import BLACK, BLUE, RED, input_label, percent, response_label, spread
+from bayesmeta.plot.style import BLACK, BLUE, RED, input_label, percent, plain, response_label, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,10 +100,10 @@ def view_of(shown: Tasks, among: Tasks, column: str | int | None, output: int, a
     if at is not None and not single:
         raise OptionError("at: inputs of a band are for tasks with one input; these have none, or several")
     kind, values = _inputs(shown, among, at) if single else ("rows", np.zeros(0))
-    label = response_label(among) + (f"[{output}]" if among.y.dim() > 1 else "")
+    label = plain(response_label(among)) + (f"[{output}]" if among.y.dim() > 1 else "")
     outcomes = np.unique(among.y.numpy())
     binary = len(outcomes) > 0 and bool(np.isin(outcomes, (0.0, 1.0)).all())
-    xlabel = "observations" if place is None else input_label(among, place)
+    xlabel = "observations" if place is None else plain(input_label(among, place))
     return View(kind, values, place, output, binary, xlabel, label, level)
 
 

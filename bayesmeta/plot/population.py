@@ -22,7 +22,7 @@ from bayesmeta.errors import DataError, UnknownNameError, unknown
 from bayesmeta.plot.corner import Range, corner
 from bayesmeta.plot.picking import Element, of_the_fit, one_site, picked_elements, picked_tasks, support_of
 from bayesmeta.plot.smooth import contour_heights, density, density_of_pairs, window
-from bayesmeta.plot.style import BLACK, BLUE, GREY, Grid, check_level, noun, percent, spread, thinned
+from bayesmeta.plot.style import BLACK, BLUE, GREY, Grid, check_level, noun, percent, plain, spread, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def _number(element: Element, new: Array, seen: Array, level: float) -> _Number:
 def _words(posterior: Posterior, where: str, shown: int, level: float) -> _Words:
     one, count = noun(posterior), len(posterior.tasks)
     new = f"a new {one}" + (f", at {where}" if where else "")
-    return _Words(new, one + thinned(shown, count), level)
+    return _Words(plain(new), plain(one) + thinned(shown, count), level)
 
 
 # --- drawing --------------------------------------------------------------------------------------------------

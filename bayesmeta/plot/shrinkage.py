@@ -18,7 +18,20 @@ from torch import Tensor
 from bayesmeta.errors import OptionError, UnknownNameError, unknown
 from bayesmeta.plot.picking import of_the_fit, one_site
 from bayesmeta.plot.pooling import Drawn, Pooling, pooling
-from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, check_level, legend, new_axes, noun, spread, thinned, tidy
+from bayesmeta.plot.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    RED,
+    check_level,
+    legend,
+    new_axes,
+    noun,
+    plain,
+    spread,
+    thinned,
+    tidy,
+)
 from bayesmeta.sites import element_labels
 
 if TYPE_CHECKING:
@@ -84,7 +97,7 @@ def shrinkage(
     order = _order(posterior.tasks.sizes if along is None else _context(posterior, along))
     columns = _columns(posterior, site, element, level, along, order)
     ax = new_axes(min(9.5, 6.4 + 0.04 * len(order)), 4.8) if ax is None else ax
-    _draw(ax, columns, noun(posterior), along, level)
+    _draw(ax, columns, plain(noun(posterior)), along, level)
     _label_horizontal(ax, posterior, columns, along, [posterior.tasks.names[k] for k in order.tolist()])
     ax.set_ylabel(label or element_labels(site, shape)[element])
     legend(ax)
@@ -210,9 +223,9 @@ def _draw_population(ax: Axes, place: Tensor, pooled: Pooling, along: str | None
 
 def _label_horizontal(ax: Axes, posterior: Posterior, columns: _Columns, along: str | None, names: list[str]) -> None:
     if along is None:
-        _ticks(ax, columns.sizes, names, noun(posterior))
+        _ticks(ax, columns.sizes, list(map(plain, names)), plain(noun(posterior)))
     else:
-        ax.set_xlabel(along)
+        ax.set_xlabel(plain(along))
     ax.set_xlabel(ax.get_xlabel() + thinned(len(names), len(posterior.tasks)))
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "new_grid",
     "noun",
     "percent",
+    "plain",
     "response_label",
     "spread",
     "thinned",
@@ -177,6 +178,15 @@ def input_label(tasks: Tasks, column: int = 0) -> str:
     if tasks.columns is not None and column < len(tasks.columns.inputs):
         return tasks.columns.inputs[column]
     return "x" if tasks.x.dim() == 1 or tasks.x.shape[-1] == 1 else f"x[{column}]"
+
+
+def plain(text: str) -> str:
+    r"""A user's name as matplotlib writes it letter by letter: two dollar signs are no formula.
+
+    >>> print(plain("cost ($) per unit ($)"))
+    cost (\$) per unit (\$)
+    """
+    return text.replace("$", r"\$")
 
 
 def percent(share: float) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bayesmeta.errors import NotAvailableError, OptionError, UnknownNameError, unknown
 from bayesmeta.plot.chains import draw_traces
-from bayesmeta.plot.style import Grid, spread, thinned
+from bayesmeta.plot.style import Grid, plain, spread, thinned
 from bayesmeta.summary import labels
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def chains_of(
     if not columns:
         raise NotAvailableError("all draws are the same, a point: there is no chain to draw")
     pick = [columns[place] for place in spread(len(columns), most)]
-    words = {name: labels(known[name], tasks) for name in {name for name, _ in pick}}
+    words = {name: list(map(plain, labels(known[name], tasks))) for name in {name for name, _ in pick}}
     found = {words[name][k]: flat[name][:, k].reshape(shape) for name, k in pick}
     return found, thinned(len(pick), len(columns), "numbers")
 

@@ -35,6 +35,7 @@ CHIPS = {"fine": "#1d6b3f", "doubtful": "#8a5200", "failed": "#a32a1e"}
 COLUMNS = ("mean", "sd", "q05", "q95", "ess_bulk", "r_hat")
 MOST_ROWS = 60
 BINS, WIDTH, HEIGHT = 30, 120, 22
+FEW = 100  # draws without far tails to be left out
 STRIP_WIDTH, STRIP_HEIGHT, EDGE = 640, 130, 64
 MOST_TASKS, DRAWS, NUMBERS = 160, 200, 2_000_000
 MOST_NAMES, MOST_LETTERS = 10, 10
@@ -102,7 +103,8 @@ def histogram(draws: Array, title: str) -> str:
     if len(finite) < 2 or np.ptp(finite) == 0:
         return "–"
     low, high = np.quantile(finite, [0.001, 0.999])
-    counts = np.histogram(finite, BINS, range=(low, high) if low < high else None)[0]
+    cut = low < high and len(finite) >= FEW
+    counts = np.histogram(finite, BINS, range=(low, high) if cut else None)[0]
     heights = HEIGHT - (HEIGHT - 1) * counts / counts.max()
     step = WIDTH / BINS
     path = "".join(f"V{height:.1f}H{step * (k + 1):g}" for k, height in enumerate(heights))

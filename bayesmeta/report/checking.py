@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from bayesmeta import plot
-from bayesmeta.plot.style import BLACK, BLUE, legend, response_label, tidy
+from bayesmeta.plot.style import BLACK, BLUE, legend, plain, response_label, tidy
 from bayesmeta.report.data import number
 from bayesmeta.report.html import Section, paragraph, table
 from bayesmeta.report.pictures import drawn, taken
@@ -136,7 +136,7 @@ def _picture(subject: Subject, observed: Array, drawn_anew: Array) -> str:
     name = response_label(subject.tasks)
     alt = f"Histogram of {name} as observed, with the range of histograms of data drawn from the fitted model."
     caption = f"{name}: steps, as observed; bands, where 90 % of the data sets drawn from the model lie, bin by bin."
-    return drawn(lambda ax: _draw(ax, observed, drawn_anew, name), alt, caption, height=3.6)
+    return drawn(lambda ax: _draw(ax, observed, drawn_anew, plain(name)), alt, caption, height=3.6)
 
 
 def _by_task(subject: Subject) -> str:

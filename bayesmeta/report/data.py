@@ -101,7 +101,7 @@ def _split(name: str, role: str, values: Tensor, labels: list[str] | None) -> li
 
 def _moments(column: Tensor) -> tuple[str, ...]:
     spread = float(column.std()) if len(column) > 1 else float("nan")
-    values = (float(column.mean()), spread, float(column.min()), float(column.median()), float(column.max()))
+    values = (float(column.mean()), spread, float(column.min()), float(np.median(column.numpy())), float(column.max()))
     return tuple(map(number, values))
 
 
