@@ -23,7 +23,7 @@ from bayesmeta.closed_form import ClosedForm
 from bayesmeta.errors import BayesmetaError, HierarchyError
 from bayesmeta.plated import Plated
 from bayesmeta.plates import feasible, is_factor
-from bayesmeta.program import Program, Structure
+from bayesmeta.program import Program, Row, Structure
 from bayesmeta.sites import Meeting, Site, Sites, Values, coordinates_shape, quiet_pyro
 from bayesmeta.tasks import Task, Tasks
 from bayesmeta.vectorising import maskable, vectorisable
@@ -205,8 +205,40 @@ def discover(
         _check_names(phi_sites, theta, observed)
         structure = Structure(Sites(tuple(phi_sites)), Sites(tuple(theta)), observed, vector)
         structure = replace(structure, maskable=maskable(Program(hyperprior, task, structure), returned, tasks))
+        sees_rows = _prior_sees_rows(Program(hyperprior, task, structure), returned, probes)
         vectorised = vectorisable(Program(hyperprior, task, structure), tasks)
-    return replace(structure, vectorised=vectorised)
+    return replace(structure, vectorised=vectorised, prior_sees_rows=sees_rows)
+
+
+def _prior_sees_rows(program: Program, returned: Any, probes: Sequence[Task]) -> bool:
+    """Whether log p(θ | φ) of a task is another where its first observation is all there is.
+
+    Raises:
+        HierarchyError: So is what θ may be: coordinates of θ then mean nothing without the observations.
+    """
+    v = torch.linspace(-1.0, 0.5, program.structure.theta.size)
+    for probe in probes:
+        if probe.n < 2:
+            continue
+        every = Row(probe.x, probe.y, torch.ones(probe.n, dtype=torch.bool), dict(probe.context))
+        first = every._replace(x=probe.x[:1], y=probe.y[:1], mask=every.mask[:1])
+        try:
+            met = [program.meet(returned, v, row) for row in (every, first)]
+        except BayesmetaError:
+            raise
+        except Exception:  # of a task that has no sense with one observation, whose prior then is not looked at
+            return True
+        for name in program.structure.theta.names:
+            whole, alone = (one[name] for one in met)
+            if not torch.allclose(whole.value, alone.value):
+                raise HierarchyError(
+                    f"what θ site {name!r} may be depends on the observations of a task (with all {probe.n} of task "
+                    f"{probe.name!r} its coordinates mean another value than with the first alone): pass what its "
+                    "distribution needs of them, such as the range of x, as a context of the tasks"
+                )
+            if not torch.allclose(whole.log_prob(), alone.log_prob()):
+                return True
+    return False
 
 
 def _probes(tasks: Tasks) -> list[Task]:

@@ -12,10 +12,11 @@ from bayesmeta.classes import base_of, class_count
 from bayesmeta.closed_form import Mixed
 from bayesmeta.drawing import draw
 from bayesmeta.errors import BayesmetaWarning, HierarchyError
+from bayesmeta.plates import is_factor
 from bayesmeta.program import Program, Row
 from bayesmeta.sites import Meeting, Values
 
-__all__ = ["drawn", "normals", "predicted", "total_moments", "warn_slow"]
+__all__ = ["drawn", "moments", "normals", "predicted", "total_moments", "warn_slow"]
 
 JOINT_NORMALS = ("JointNormal", "LowRankMultivariateNormal", "MultivariateNormal")
 
@@ -38,7 +39,14 @@ def predicted(program: Program, phi: Any, v: Tensor, row: Row, observed: bool, r
         raise HierarchyError(
             f"with y=None the task does not sample {site!r}: write obs=y, and take the number of observations from x"
         )
-    return handler.met[site]
+    met = handler.met[site]
+    if not is_factor(met.fn) and tuple(met.fn.shape()) != tuple(row.y.shape):
+        raise HierarchyError(
+            f"predictions are of y, with shape {tuple(row.y.shape)} in a task, and site {site!r} has shape "
+            f"{tuple(met.fn.shape())}: the task observes {sorted(program.structure.observed)}; write one site that "
+            "observes all of y, as one joint distribution"
+        )
+    return met
 
 
 def drawn(fn: Any, times: int) -> Tensor:
@@ -67,6 +75,21 @@ def normals(fn: Any, closed: bool) -> tuple[Tensor, ...]:
     if type(fn).__name__ != "Normal":
         raise NotImplementedError
     return fn.loc, fn.scale.expand(fn.loc.shape)
+
+
+def moments(fn: Any) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each observation: NaN where there is none, infinite where the variance is.
+
+    Raises:
+        NotImplementedError: The distribution knows none.
+    """
+    base = base_of(fn)
+    if type(base).__name__ != "StudentT":
+        return fn.mean, fn.variance
+    df, loc = base.df.expand(base.loc.shape), base.loc  # torch's own looks where df is small, which vmap cannot
+    tails = torch.where(df > 1, torch.inf, torch.nan)
+    variance = torch.where(df > 2, base.scale.square() * df / (df - 2).clamp(min=1e-300), tails)
+    return torch.where(df > 1, loc, torch.nan), variance
 
 
 def total_moments(moments: tuple[Tensor, ...]) -> Tensor:

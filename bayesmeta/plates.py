@@ -18,14 +18,20 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from bayesmeta.classes import base_of
 from bayesmeta.errors import HierarchyError
-from bayesmeta.sites import coordinates_shape
+from bayesmeta.sites import coordinates_shape, hidden
 
-__all__ = ["Alone", "Hyper", "Resized", "Sizes", "feasible", "hidden", "is_factor", "task_axes", "without_axes"]
+__all__ = ["Alone", "Hyper", "Resized", "Sizes", "feasible", "is_factor", "task_axes", "without_axes"]
 
 
 def feasible(name: str, fn: Any) -> Tensor:
     """A random value in the support of a site; clear errors for what cannot be mapped to the real line."""
+    if type(base_of(fn)).__name__ == "Delta":
+        raise HierarchyError(
+            f"site {name!r} is a Delta: its value follows from others, and there is nothing to learn of it. Write "
+            f"pyro.deterministic({name!r}, value)"
+        )
     support = fn.support
     if getattr(support, "is_discrete", False):
         raise HierarchyError(
@@ -42,12 +48,6 @@ def feasible(name: str, fn: Any) -> Tensor:
     shape = coordinates_shape(transform, fn.shape())
     value: Tensor = transform(torch.empty(shape).uniform_(-1.0, 1.0))
     return value
-
-
-def hidden(msg: Any) -> bool:
-    """Whether a site only records a value: `pyro.deterministic`, or what a reparametrisation leaves behind."""
-    masked = getattr(msg["fn"], "_mask", None) is False
-    return bool(msg["infer"].get("_deterministic", False)) or (msg["is_observed"] and masked)
 
 
 def is_factor(fn: Any) -> bool:

@@ -24,7 +24,7 @@ from bayesmeta.classes import class_count, class_shares, log_share
 from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
 from bayesmeta.normals import Normals
-from bayesmeta.observation import drawn, normals, predicted, total_moments, warn_slow
+from bayesmeta.observation import drawn, moments, normals, predicted, total_moments, warn_slow
 from bayesmeta.program import Program, Row
 from bayesmeta.quantiles import quantiles_of_draws
 from bayesmeta.query import observed_tasks, query_tasks
@@ -84,16 +84,17 @@ class Predictive:
         """Standard deviation (T, m), of draws of φ and θ and of the observation noise together."""
         return self._mean_and_sd()[1]
 
-    def quantile(self, q: float | Sequence[float]) -> Tensor:
+    def quantile(self, q: float | Sequence[float] | npt.NDArray[Any] | Tensor) -> Tensor:
         """Quantiles (T, m), or (len(q), T, m) for several levels in (0, 1)."""
-        levels = [float(level) for level in (q if isinstance(q, Sequence) else [q])]
+        levels = np.atleast_1d(np.asarray(q, dtype=np.float64)).tolist()
         if not levels or not all(0 < level < 1 for level in levels):
             raise OptionError(f"q must lie between 0 and 1, got {q!r}")
+        self._check_numbers()
         found = self._normal_quantiles(levels)
         if found is None:
             count = max(QUANTILE_DRAWS, len(self._phi))
             found = self._drawn(count, 0, lambda values: quantiles_of_draws(values[0], levels), (len(levels),))
-        return found if isinstance(q, Sequence) else found[0]
+        return found if np.ndim(q) else found[0]
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """Lower and upper end (T, m) of the central interval of that probability."""
@@ -113,10 +114,11 @@ class Predictive:
         """
         if not 0 < level < 1:
             raise OptionError(f"level must lie between 0 and 1, got {level!r}")
+        self._check_numbers()
         levels = [(1 - level) / 2, (1 + level) / 2]
         try:
             lower, upper = self._reduced(
-                lambda met, row: (met.fn.mean,), lambda means: quantiles_of_draws(means[0], levels), lead=(2,)
+                lambda met, row: moments(met.fn)[:1], lambda means: quantiles_of_draws(means[0], levels), lead=(2,)
             )
         except NotImplementedError as error:
             raise NotAvailableError("the observations have no mean in closed form: take draws, by `sample`") from error
@@ -234,16 +236,21 @@ class Predictive:
         support = None if self._support is None else self._support[at]
         return Predictive(self._program, self.query[at], self._phi[:, at], self._theta[:, at], self.method, support)
 
-    def _mean_and_sd(self) -> tuple[Tensor, Tensor]:
+    def _check_numbers(self) -> None:
         if self._classes:
-            raise NotAvailableError("the observations are classes, which have no mean: ask for probabilities")
+            raise NotAvailableError(
+                "the observations are classes, which have no mean and no order: ask for probabilities"
+            )
+
+    def _mean_and_sd(self) -> tuple[Tensor, Tensor]:
+        self._check_numbers()
         if self._moments is None:
             try:
-                moments = self._reduced(lambda met, row: (met.fn.mean, met.fn.variance), total_moments, lead=(2,))
+                found = self._reduced(lambda met, row: moments(met.fn), total_moments, lead=(2,))
             except NotImplementedError:
                 draws = self.sample(max(QUANTILE_DRAWS, len(self._phi)), seed=0)
-                moments = torch.stack([draws.mean(0), draws.std(0)])
-            self._moments = moments[0], moments[1]
+                found = torch.stack([draws.mean(0), draws.std(0)])
+            self._moments = found[0], found[1]
         return self._moments
 
     def _normal_quantiles(self, levels: list[float]) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from bayesmeta.adapt.population import draw_theta
+from bayesmeta.adapt.population import check_population, draw_theta
 from bayesmeta.errors import BayesmetaError, BayesmetaWarning, DataError, HierarchyError, OptionError
 from bayesmeta.evidence.conditional import constrained
 from bayesmeta.hierarchy import Hierarchy
@@ -185,6 +185,7 @@ def _at_once_or_not(program: Program, draw: Callable[[Program], Tensor]) -> Tens
 
 def _check(program: Program, tasks: Tasks) -> None:
     """Run forwards, the hierarchy must draw from the density that it has."""
+    check_population(program)
     handler = Values()
     with quiet_pyro(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -67,6 +67,7 @@ class Structure:
         theta: Latent sites of the task.
         observed: Names of the task's observed sites.
         columns_as_vector: Whether a single input column is handed over as (n,) rather than (n, 1).
+        prior_sees_rows: Whether log p(θ | φ) is another where the task has one observation alone.
         maskable: Whether rows repeated as padding can be masked out of the task's log density.
         vectorised: Whether the task runs under `torch.func.vmap`.
     """
@@ -75,6 +76,7 @@ class Structure:
     theta: Sites
     observed: tuple[str, ...]
     columns_as_vector: bool = False
+    prior_sees_rows: bool = False
     maskable: bool = True
     vectorised: bool = True
 
@@ -225,8 +227,8 @@ class Program:
 
     def observed_log_prob(self, site: Meeting, mask: Tensor) -> Tensor:
         """Log density of an observed site, without the rows that are padding."""
-        if not self.structure.maskable:
-            return site.log_prob()
+        if not self.structure.maskable:  # batches are of one size then: all rows are real, or none
+            return torch.where(mask.any(), site.log_prob(), 0.0)
         return _masked(site.rows_log_prob(), mask).sum()
 
     def values(self, v: Tensor, phi: Any, row: Row) -> dict[str, Tensor]:

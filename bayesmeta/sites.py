@@ -208,7 +208,10 @@ class Values(Messenger):
         self._placed: dict[str, Placed] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or _is_subsample(msg):
+        if _is_subsample(msg):
+            _check_whole(msg)
+            return
+        if msg["is_observed"]:
             return
         name = msg["name"]
         if name not in self.values:
@@ -227,7 +230,7 @@ class Values(Messenger):
         return self.centring
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if _is_subsample(msg) or msg["infer"].get("_deterministic", False):
+        if _is_subsample(msg) or hidden(msg):
             return
         name = msg["name"]
         if name in self.met:
@@ -256,8 +259,24 @@ def _unscaled(scale: Any) -> bool:
     return isinstance(scale, (int, float)) and scale == 1
 
 
+def hidden(msg: Any) -> bool:
+    """Whether a site only records a value: `pyro.deterministic`, or what a reparametrisation leaves behind."""
+    masked = getattr(msg["fn"], "_mask", None) is False
+    return bool(msg["infer"].get("_deterministic", False)) or (msg["is_observed"] and masked)
+
+
 def _is_subsample(msg: Any) -> bool:
     return type(msg["fn"]).__name__ == "_Subsample"
+
+
+def _check_whole(msg: Any) -> None:
+    """A density is of all rows; `msg` is what Pyro sends when a plate is entered."""
+    size, some = msg["fn"].size, msg["fn"].subsample_size
+    if some is not None and some < size:
+        raise HierarchyError(
+            f"plate {msg['name']!r} takes {some} of {size} rows at random, and the density would be another at every "
+            "look: leave subsample_size out; SVI(batch_size=...) takes some of the tasks at a time"
+        )
 
 
 @contextmanager

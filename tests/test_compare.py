@@ -230,6 +230,15 @@ def test_differences_are_paired_and_far_sharper() -> None:
         found.differences("gues")
 
 
+def test_a_learner_without_a_number_does_not_hide_the_others() -> None:
+    known = once()
+    cell = known.cells["guess", 3]
+    lost = cell._replace(score=replace(cell.score, per_task=cell.score.per_task.assign(nll=np.nan)))
+    both = replace(known, cells={("lost", 3): lost} | dict(known.cells), learners=("lost", *known.learners))
+
+    assert number(both.differences(), 3, "guess", "nll") == number(known.differences(), 3, "guess", "nll")
+
+
 @pytest.mark.changes_rng  # nn.Linear draws its weights
 def test_posteriors_and_networks_stand_side_by_side() -> None:
     rng = np.random.default_rng(1)

@@ -154,3 +154,41 @@ def test_observations_far_from_zero_are_left_to_the_generic_road(offset: float, 
     found, value = evidence(offset)
     assert isinstance(found, Gram) is gram
     assert float((value - evidence(0.0)[1]).abs()) < 1e-3
+
+
+def _observing(of_y: Any) -> bm.Hierarchy:
+    """A level with noise, where the task makes something of y before it observes it."""
+
+    def hyperprior() -> tuple[Tensor, Tensor]:
+        return pyro.sample("mu", dist.Normal(0.0, 3.0)), pyro.sample("sigma", dist.HalfNormal(1.0))
+
+    def task(phi: tuple[Tensor, Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi[0], 1.0))
+        obs = None if y is None else of_y(y, theta)
+        return pyro.sample("y", dist.Normal(theta + torch.zeros(len(x)), phi[1]).to_event(1), obs=obs)
+
+    return bm.Hierarchy(hyperprior, task)
+
+
+def test_what_is_observed_counts_and_not_y() -> None:
+    y = torch.randn(60, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y[3, 0], y[40, 2] = 50.0, -40.0  # in tasks that no look at a few of them meets
+    tasks = bm.Tasks.from_arrays(None, y)
+    clipped = Gram.find(_observing(lambda y, theta: y.clamp(-3.0, 3.0)).program(tasks), tasks)
+    column = bm.Tasks.from_arrays(None, y.unsqueeze(-1))
+    picked = Gram.find(_observing(lambda y, theta: y[:, 0]).program(column), column)
+    by_hand = bm.Tasks.from_arrays(None, y.clamp(-3.0, 3.0))
+    assert clipped is not None
+    assert picked is not None
+
+    for gram, same in ((clipped, by_hand), (picked, tasks)):
+        plain = Exact(_observing(lambda y, theta: y).program(same), same)
+        with quiet_pyro():
+            phi = plain.program.phi(torch.tensor([0.3, -0.2]))
+            torch.testing.assert_close(gram.per_task(phi, gram.data), plain.per_task(phi, plain.data))
+
+
+def test_observations_that_depend_on_theta_have_no_gram_matrix() -> None:
+    tasks = bm.Tasks.from_arrays(None, torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+
+    assert Gram.find(_observing(lambda y, theta: y - theta).program(tasks), tasks) is None

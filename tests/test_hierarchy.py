@@ -12,6 +12,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
 
 import bayesmeta as bm
@@ -516,3 +518,68 @@ def test_a_task_that_gives_other_numbers_for_several_at_once_is_caught() -> None
     with pytest.warns(BayesmetaWarning, match="cannot be vectorised.*other numbers for several tasks at once"):
         program = Hierarchy(hyperprior, counting).program(tasks())
     assert not program.structure.vectorised
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the rows of a task may and may not do
+
+
+def test_a_theta_whose_values_depend_on_the_rows_is_refused() -> None:
+    change = observing(lambda x: dist.Uniform(x.min(), x.max()))
+
+    with pytest.raises(HierarchyError, match=r"what θ site 'theta' may be depends on the observations.*context"):
+        Hierarchy(hyperprior, change).program(tasks())
+
+
+def test_a_prior_that_depends_on_the_rows_is_known_with_them_alone() -> None:
+    by_design = Hierarchy(hyperprior, observing(lambda x: dist.Normal(0.0, 1 / x.square().sum().sqrt())))
+    posterior = bm.fit(by_design, tasks(), bm.Laplace(draws=30), progress=False)
+    other = tasks().with_names(["a", "b", "c"])
+
+    assert posterior.adapt(other).theta["theta"].shape == (30, 3)
+    for ask in (
+        lambda: posterior.adapt(bm.Tasks.without_observations(["n"], like=tasks())),
+        lambda: posterior.novelty(other),
+        lambda: bm.prior(by_design, tasks()),
+    ):
+        with pytest.raises(HierarchyError, match=r"depends on all of a task's inputs.*as a context"):
+            ask()
+
+
+def test_a_plate_that_takes_some_rows_at_random_is_refused() -> None:
+    def some(theta: Tensor, x: Tensor, y: Tensor | None) -> Any:
+        with pyro.plate("rows", len(x), subsample_size=1) as at:
+            return pyro.sample("y", dist.Normal(theta + 0 * x[at], 1.0), obs=None if y is None else y[at])
+
+    with pytest.raises(HierarchyError, match=r"plate 'rows' takes 1 of \d rows at random"):
+        Hierarchy(hyperprior, observing(lambda x: dist.Normal(0.0, 1.0), some)).program(tasks((3, 4)))
+
+
+def test_a_delta_is_no_parameter() -> None:
+    def twice(theta: Tensor, x: Tensor, y: Tensor | None) -> Any:
+        double = pyro.sample("double", dist.Delta(2 * theta))
+        return pyro.sample("y", dist.Normal(double + 0 * x, 1.0).to_event(1), obs=y)
+
+    with pytest.raises(HierarchyError, match=r"site 'double' is a Delta.*pyro\.deterministic\('double', value\)"):
+        Hierarchy(hyperprior, observing(lambda x: dist.Normal(0.0, 1.0), twice)).program(tasks())
+
+
+def test_what_a_reparametrisation_leaves_behind_is_not_observed() -> None:
+    moved = poutine.reparam(task, config={"theta": LocScaleReparam(0.0)})
+    posterior = bm.fit(Hierarchy(hyperprior, moved), tasks(), bm.Laplace(draws=30), progress=False)
+
+    assert posterior.collapsed.program.structure.observed == ("y",)
+    assert posterior.adapt(tasks()).predict(tasks()).mean.shape == (3, 4)
+
+
+def test_predictions_are_of_all_of_y() -> None:
+    def two(theta: Tensor, x: Tensor, y: Tensor | None) -> Any:
+        for k, name in enumerate("ab"):
+            pyro.sample(name, dist.Normal(theta + 0 * x, 1.0).to_event(1), obs=None if y is None else y[:, k])
+
+    pairs = bm.Tasks.from_arrays(np.zeros((3, 4)), np.random.default_rng(0).normal(size=(3, 4, 2)))
+    both = Hierarchy(hyperprior, observing(lambda x: dist.Normal(0.0, 1.0), two))
+    predicted = bm.fit(both, pairs, bm.Laplace(draws=30), progress=False).adapt(pairs).predict(pairs)
+
+    with pytest.raises(HierarchyError, match=r"with shape \(4, 2\) in a task.*observes \['a', 'b'\]"):
+        _ = predicted.mean

@@ -320,3 +320,35 @@ def test_tasks_that_cannot_be_vectorised_are_run_one_by_one() -> None:
     again = traced(poutine.condition(looped, data=at))
     torch.testing.assert_close(torch.as_tensor(again.log_prob_sum()), torch.as_tensor(mapped.log_prob_sum()))
     assert traced(looped).nodes["theta"]["value"].shape == (3,)
+
+
+def test_a_support_that_depends_on_phi_is_refused() -> None:
+    def hyperprior() -> Tensor:
+        return pyro.sample("b", dist.LogNormal(0.0, 1.0))
+
+    def task(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Uniform(0.0, phi))
+        return pyro.sample("y", dist.Normal(theta + 0 * x, 1.0).to_event(1), obs=y)
+
+    with pytest.raises(NotAvailableError, match=r"what θ site 'theta' may be depends on φ.*theta_unit"):
+        bm.Hierarchy(hyperprior, task).joint(bm.Tasks.from_lists([[0.0], [1.0]], [[0.2], [0.1]]))
+
+
+def test_a_task_without_observations_adds_its_prior_alone() -> None:
+    def hyperprior() -> Tensor:
+        return pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+    def task(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi, 1.0))
+        return pyro.sample("y", dist.MultivariateNormal(theta + 0 * x, torch.eye(len(x))), obs=y)
+
+    some = bm.Tasks.from_lists([[0.0, 1.0]] * 2, [[1.0, 2.0], [0.5, 0.1]])
+    more = some + bm.Tasks.without_observations(["none"], like=some)
+    hierarchy = bm.Hierarchy(hyperprior, task)
+    values = {"mu": torch.tensor(0.4), "theta": torch.tensor([0.7, -0.1, 0.7])}
+    density = []
+    for tasks in (some, more):
+        given = values | {"theta": values["theta"][: len(tasks)]}
+        density.append(traced(poutine.condition(hierarchy.joint(tasks), given)).log_prob_sum())
+
+    assert float(density[1] - density[0]) == pytest.approx(float(dist.Normal(0.4, 1.0).log_prob(torch.tensor(0.7))))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 import bayesmeta as bm
@@ -205,33 +206,59 @@ def test_probabilities_have_the_binned_error_and_its_floor() -> None:
     assert wrong.ece > wrong.ece_floor + 10 * wrong.ece_spread
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Independent counts, said to have that rate."""
+
+    rate: float
+    size: int
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.full((self.size, 1), self.rate, dtype=torch.float64)
+
+    def quantile(self, q: Any) -> Tensor:
+        return torch.stack([torch.as_tensor(stats.poisson(self.rate).ppf(level)).expand(self.size, 1) for level in q])
+
+    def sample(self, n: int = 1000, seed: int = 0) -> Tensor:
+        return torch.poisson(self.mean.expand(n, -1, -1), generator=torch.Generator().manual_seed(seed))
+
+    def log_prob(self, y: Any, *, pointwise: bool = False) -> Tensor:
+        values: Tensor = torch.distributions.Poisson(self.mean).log_prob(y)
+        return values if pointwise else values.sum(1)
+
+
 def test_pit_of_discrete_observations_is_uniform_too() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rate = torch.full((3000, 1), 1.3, dtype=torch.float64)
-    y = torch.poisson(rate, generator=generator)
-
-    class Counts:
-        mean = rate
-
-        @staticmethod
-        def quantile(q: Any) -> Tensor:
-            return torch.stack([torch.zeros_like(rate), 4 + torch.zeros_like(rate)])
-
-        @staticmethod
-        def sample(n: int = 1000, seed: int = 0) -> Tensor:
-            own = torch.Generator().manual_seed(seed)
-            return torch.poisson(rate.expand(n, -1, -1), generator=own)
-
-        @staticmethod
-        def log_prob(y: Any, *, pointwise: bool = False) -> Tensor:
-            values: Tensor = torch.distributions.Poisson(rate).log_prob(y)
-            return values if pointwise else values.sum(1)
-
-    result = score(Counts(), y, draws=400)
+    right = Counts(1.3, 3000)
+    result = score(right, right.sample(1, seed=1)[0], draws=400)
 
     gap = (result.pit.sort().values - (torch.arange(3000) + 0.5) / 3000).abs().max()
     assert float(gap) < 1.95 / math.sqrt(3000)  # Kolmogorov-Smirnov at 1 in 1,000
     assert result.ece < result.ece_floor + 4 * result.ece_spread
+
+
+@pytest.mark.parametrize("rate", [0.5, 20.0])
+def test_the_floor_of_counts_is_what_right_predictions_have(rate: float) -> None:
+    right = Counts(rate, 200)
+    found = [score(right, right.sample(1, seed=seed)[0], draws=200, seed=seed) for seed in range(100, 130)]
+    errors = np.array([one.ece for one in found])
+    wrong = score(right, Counts(1.5 * rate, 200).sample(1, seed=7)[0], draws=200)
+
+    assert found[0].ece_floor == pytest.approx(errors.mean(), abs=4 * errors.std() / math.sqrt(30))
+    assert wrong.ece > wrong.ece_floor + 3 * wrong.ece_spread
+    spread = found[0].reference[:, 49].std()  # type: ignore[index]
+    assert float(spread) == pytest.approx(math.sqrt(0.25 / 200), rel=0.2)
+
+
+def test_intervals_of_counts_hold_more_than_their_level() -> None:
+    right = Counts(0.5, 2000)
+    found = score(right, right.sample(1, seed=1)[0])
+    lower, upper = stats.poisson(0.5).ppf([0.05, 0.95])
+    promised = stats.poisson(0.5).cdf(upper) - stats.poisson(0.5).cdf(lower - 1)
+
+    assert found.table.loc["coverage", "perfect"] == pytest.approx(promised, abs=0.002)
+    assert found["coverage"] == pytest.approx(promised, abs=4 * math.sqrt(promised * (1 - promised) / 2000))
+    assert score(Level(), _data(Level(), 3)).table.loc["coverage", "perfect"] == 0.9
 
 
 def test_a_paired_difference_is_sharper_than_two_errors() -> None:

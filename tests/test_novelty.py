@@ -93,6 +93,17 @@ def test_they_are_not_for_tasks_of_another(far: float, noise: float, failing: st
     assert distance(found.tail_probability) > 1.2
 
 
+def test_a_few_draws_of_phi_are_enough_to_compare_with() -> None:
+    known = fitted()
+    posterior = bm.fit(levels(), known.tasks, bm.Laplace(draws=6), progress=False)
+    pick = torch.arange(240) % 6
+    phi = np.stack([posterior.phi[site][pick].numpy() for site in ("mu", "tau", "sigma")], 1)
+    found = posterior.novelty(drawn(phi, [N] * 240, seed=3), replicates=REPLICATES)
+
+    assert distance(found.tail_probability) < 1
+    assert distance(found.theta_probability) < 1
+
+
 def test_counts_are_uniform_as_ties_are_broken_at_random() -> None:
     scenario = beta_binomial()
     posterior = bm.fit(scenario.hierarchy, scenario.tasks, bm.Laplace(draws=2000), progress=False)

@@ -90,6 +90,20 @@ def test_an_input_of_few_values_has_an_interval_at_each() -> None:
     assert places[1] < places[2] == 1.0 < places[3], "side by side, about their value"
 
 
+def test_a_new_task_is_drawn_at_its_own_inputs_however_few_those_of_the_fit_are() -> None:
+    rng = np.random.default_rng(0)
+    x = np.tile([0.0, 1.0, 2.0], 4)
+    known = bm.Tasks.from_lists([x] * 4, [x + rng.normal(size=12) for _ in range(4)])
+    new = bm.Tasks.from_lists([[0.0, 1.0, 5.0, 9.0]], [[0.1, 1.0, 5.2, 8.7]], names=["new"])
+    posterior = bm.fit(bm.families.linear(known), known, bm.Laplace(draws=50), progress=False)
+
+    (panel, *_) = shown(adaptation(posterior, new, shots=[2]))
+    low, high = panel.get_xlim()
+
+    assert low <= 0.0
+    assert high >= 9.0
+
+
 def test_a_binary_outcome_has_the_interval_of_its_probability() -> None:
     posterior = outcomes()
     found = check(tasks(posterior, names=["1"])[0, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -623,3 +624,29 @@ def test_a_task_that_cannot_do_without_y_is_told_so(observe: Observe, message: s
     for ask in (lambda: predictive.mean, predictive.sample, predictive.interval):
         with pytest.raises(HierarchyError, match=message):
             ask()
+
+
+@pytest.mark.parametrize(("df", "sd"), [(4.0, math.sqrt(2.0)), (1.5, math.inf)])
+def test_student_t_observations_have_a_mean_and_a_standard_deviation(df: float, sd: float) -> None:
+    def hyperprior() -> Tensor:
+        return pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+    def heavy(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi, 1e-6))
+        return pyro.sample("y", dist.StudentT(df, theta + 2 * x, 1.0).to_event(1), obs=y)
+
+    tasks = bm.Tasks.from_lists([[0.0, 1.0]] * 3, [[0.1, 2.0], [0.0, 2.2], [-0.3, 1.9]])
+    posterior = bm.fit(bm.Hierarchy(hyperprior, heavy), tasks, replace(TINY, evidence="joint"), progress=False)
+    adapted = posterior.adapt(tasks[:1])
+    predicted = adapted.predict(tasks[:1])
+
+    assert float(predicted.mean[0, 1] - predicted.mean[0, 0]) == pytest.approx(2.0, abs=0.01)
+    spread = float(predicted.sd[0, 0])
+    assert spread == sd or spread == pytest.approx(math.hypot(sd, float(adapted.theta["theta"].std())), rel=0.01)
+
+
+def test_quantiles_take_levels_in_any_form() -> None:
+    found = predicted("normal_normal")
+
+    torch.testing.assert_close(found.quantile(np.array([0.1, 0.9])), found.quantile([0.1, 0.9]), equal_nan=True)
+    torch.testing.assert_close(found.quantile(torch.tensor(0.5)), found.quantile(0.5), equal_nan=True)

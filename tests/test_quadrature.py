@@ -346,6 +346,15 @@ def test_doubling_the_nodes_tells_bad_quadrature_from_good(scenario: Scenario) -
     assert evidence_error(bad, u)["doubling_task"] > 4 * evidence_error(good, u)["doubling_task"]
 
 
+def test_tasks_are_looked_at_some_at_a_time(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = Quadrature(scenario.hierarchy.program(scenario.tasks), scenario.tasks, 3)
+    phi = torch.zeros(2, coarse.program.structure.phi.size, dtype=torch.float64)
+    with quiet_pyro():
+        together = doubling(coarse, phi)
+        monkeypatch.setattr("bayesmeta.evidence.accuracy.CELLS", 1)
+        torch.testing.assert_close(doubling(coarse, phi), together, rtol=0, atol=1e-5)  # modes are found to that
+
+
 def test_importance_sampling_finds_laplaces_bias(scenario: Scenario) -> None:
     program = scenario.hierarchy.program(scenario.tasks)
     u = 0.5 * coordinates(program, 2)

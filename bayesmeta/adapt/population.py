@@ -8,20 +8,32 @@ import torch
 from torch import Tensor
 
 from bayesmeta.adapt.problem import Problem, Result
+from bayesmeta.errors import HierarchyError
 from bayesmeta.mapping import chunk_size, over_draws
 from bayesmeta.program import Program, first_rows
 from bayesmeta.tasks import Tasks
 
-__all__ = ["draw_theta", "from_population"]
+__all__ = ["check_population", "draw_theta", "from_population"]
 
 
 def from_population(problem: Problem) -> Result:
     """Draws of φ as the fit left them, and of θ from p(θ | φ)."""
+    check_population(problem.program)
     tasks, draws = len(problem.known), len(problem.phi)
     theta = draw_theta(problem.program, problem.phi, problem.known, problem.seed)
     equal = torch.full((tasks,), -math.inf, dtype=torch.float64)
     size = torch.full((tasks,), float(draws), dtype=torch.float64)
     return Result(problem.phi.unsqueeze(1).expand(-1, tasks, -1), theta, equal, size, equal)
+
+
+def check_population(program: Program) -> None:
+    """Raise a HierarchyError where p(θ | φ) is not known without the observations of a task."""
+    if program.structure.prior_sees_rows:
+        raise HierarchyError(
+            "p(θ | φ) depends on all of a task's inputs or observations, so that θ of a task without observations "
+            "cannot be drawn: pass what the prior needs of them, such as their mean or number, as a context of the "
+            "tasks"
+        )
 
 
 def draw_theta(program: Program, phi: Tensor, tasks: Tasks, seed: int) -> Tensor:

@@ -98,7 +98,7 @@ class Comparison:
         rows: dict[tuple[int, str], dict[str, float]] = {}
         for k in self.shots:
             scores = self.scores(k)
-            other = to if to is not None else min(scores, key=lambda name: scores[name]["nll"], default=None)
+            other = to if to is not None else _lowest(scores)
             if other not in scores:
                 continue
             for name, score in scores.items():
@@ -289,3 +289,13 @@ def _seconds(value: float) -> str:
         return ""
     size, unit = (60, "min") if value >= 180 else (1, "s") if value >= 1 else (1e-3, "ms")
     return f"{value / size:.2g} {unit}" if value < 100 * size else f"{value / size:,.0f} {unit}"
+
+
+def _lowest(scores: Mapping[str, Any]) -> str | None:
+    """The name of the score with the lowest nll; of those with a joint one alone by that; None where none has any."""
+    for metric in ("nll", "nll_joint"):
+        known = {name: score[metric] for name, score in scores.items() if metric in score.table.index}
+        finite = {name: value for name, value in known.items() if math.isfinite(value)}
+        if finite:
+            return min(finite, key=lambda name: finite[name])
+    return None

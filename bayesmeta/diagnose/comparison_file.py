@@ -93,7 +93,7 @@ def _taken_apart(score: Scores) -> tuple[Arrays, dict[str, Any]]:
     if isinstance(score, ClassScore):
         plain["classes"] = score.classes
     else:
-        plain["level"] = score.level
+        plain |= {"level": score.level, "promised": score.promised}
         tensors = {"pit": score.pit, "reference": score.reference}
     if score.reliability is not None:
         tensors |= score.reliability._asdict()
@@ -117,4 +117,7 @@ def _put_together(arrays: Arrays, plain: dict[str, Any]) -> Scores:
         if found is None:
             raise KeyError("replicates")
         return ClassScore(per_task, ece, floor, spread, found, plain["classes"])
-    return Score(per_task, tensors["pit"], ece, floor, spread, plain["level"], tensors.get("reference"), found)
+    promised = plain.get("promised", plain["level"])
+    return Score(
+        per_task, tensors["pit"], ece, floor, spread, plain["level"], tensors.get("reference"), found, promised
+    )

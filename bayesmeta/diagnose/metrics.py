@@ -69,6 +69,8 @@ class Score:
         reference: share of `pit` below .01, .02, ... .99 in data sets drawn from the prediction itself (R, 99): what a
             perfect prediction would have, the dependence of observations of a task included.
         reliability: of outcomes that are all 0 or 1, what was predicted and what came; else None.
+        promised: the share of observations in their intervals in data drawn from the prediction itself: `level`, and
+            more where observations are discrete.
     """
 
     per_task: pd.DataFrame
@@ -79,6 +81,7 @@ class Score:
     level: float
     reference: Tensor | None = None
     reliability: Reliability | None = None
+    promised: float = math.nan
 
     @property
     def table(self) -> pd.DataFrame:
@@ -86,7 +89,7 @@ class Score:
         rows = {name: (*self._mean(name), math.nan) for name in COLUMNS if name != "mse"}
         mse, error = self._mean("mse")
         rows["rmse"] = math.sqrt(mse), error / (2 * math.sqrt(mse)) if mse else math.nan, math.nan
-        rows["coverage"] = (*rows["coverage"][:2], self.level)
+        rows["coverage"] = (*rows["coverage"][:2], self.level if math.isnan(self.promised) else self.promised)
         rows["ece"] = self.ece, self.ece_spread, self.ece_floor
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "standard_error", "perfect"])
         return table.loc[list(SHOWN)]
@@ -140,6 +143,9 @@ def score(
 ) -> Score | ClassScore:
     """Judge a prediction by what was observed.
 
+    In the table of a score the standard error of `ece` is no error over tasks: it is how much the `ece` of perfect
+    predictions varies.
+
     Args:
         predictive: `adapted.predict(x)`, an environment's `optimal(support, x)`, or anything with their face. What has
             `probabilities` of classes, and these themselves as a tensor (T, m, classes), are judged as a `ClassScore`.
@@ -179,7 +185,7 @@ def _score(predictive: Predicts, y: Any, level: float, draws: int, seed: int) ->
     there = ~torch.isnan(observed)
     tail = (1 - level) / 2
     lower, upper = predictive.quantile([tail, 1 - tail])
-    met = ranked(predictive, y, observed, draws, seed)
+    met = ranked(predictive, y, observed, draws, seed, (lower, upper))
     cells = {
         "nll": _pointwise(predictive, y, mean),
         "crps": _crps(predictive, y, met),
@@ -190,7 +196,8 @@ def _score(predictive: Predicts, y: Any, level: float, draws: int, seed: int) ->
     per_task = means_by_task(cells, there, names)
     per_task["nll_joint"] = -predictive.log_prob(y).numpy() / per_task["n"].to_numpy().clip(min=1)
     per_task = per_task.loc[per_task["n"] > 0, ["n", *COLUMNS]]
-    return Score(per_task, met.pit[there], *met.calibration, level, met.reference, met.reliability)
+    promised = level if math.isnan(met.coverage) else met.coverage
+    return Score(per_task, met.pit[there], *met.calibration, level, met.reference, met.reliability, promised)
 
 
 def score_table(

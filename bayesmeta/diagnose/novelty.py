@@ -164,6 +164,8 @@ def novelty(
 
 def warn_of_strangers(posterior: Posterior, adapted: Adapted) -> None:
     """Say which of the tasks adapted to do not belong, where a glance tells and their k-hat has not said so already."""
+    if adapted._program.structure.prior_sees_rows:
+        return  # what the population looks like is not known without the observations of a task
     follow = (adapted.k_hat <= K_HAT).tolist()
     keep = [t for t, one in enumerate(follow) if one]
     found = strangers_at_a_glance(posterior, adapted.tasks[keep]) if keep else []

@@ -51,6 +51,7 @@ class Ranks:
         calibration: expected calibration error, and its mean and standard deviation under the prediction itself.
         reference: share of the places below each of `LEVELS`, in data sets drawn from the prediction itself (R, 99).
         reliability: of outcomes that are 0 or 1.
+        coverage: the share of draws in an interval, where observations are discrete; NaN where they are not.
     """
 
     pit: Tensor
@@ -58,10 +59,13 @@ class Ranks:
     calibration: tuple[float, float, float]
     reference: Tensor | None = None
     reliability: Reliability | None = None
+    coverage: float = math.nan
 
 
-def ranked(predictive: Any, y: Any, observed: Tensor, draws: int, seed: int) -> Ranks:
-    """The ranks of observations (T, m), NaN where there are none."""
+def ranked(
+    predictive: Any, y: Any, observed: Tensor, draws: int, seed: int, interval: tuple[Tensor, Tensor] | None = None
+) -> Ranks:
+    """The ranks of observations (T, m), NaN where there are none; how many draws lie in an interval (T, m) each."""
     there = ~torch.isnan(observed)
     cells = int(there.sum())
     if not cells:
@@ -75,9 +79,17 @@ def ranked(predictive: Any, y: Any, observed: Tensor, draws: int, seed: int) -> 
     pit, crps = torch.full_like(observed, math.nan), torch.full_like(observed, math.nan)
     pit[there] = place if (exact := _cdf(predictive, y)) is None else exact[there]
     crps[there] = _crps(sampled, values)
-    places = torch.argsort(torch.argsort(sampled, dim=0), dim=0)
+    places = _ranks(sampled, generator)
     calibration = _calibration(sampled, places, values, pit[there], generator)
-    return Ranks(pit, crps, calibration, _reference(places, generator), _reliability(sampled, values))
+    reference, reliability = _reference(places, generator), _reliability(sampled, values)
+    return Ranks(pit, crps, calibration, reference, reliability, _inside(sampled, interval, there))
+
+
+def _ranks(sampled: Tensor, generator: torch.Generator) -> Tensor:
+    """The ranks of draws (S, N) among each other, column by column; those of equal draws in random order."""
+    shuffled = torch.rand(sampled.shape, generator=generator).argsort(0)
+    order = shuffled.gather(0, sampled.gather(0, shuffled).argsort(dim=0, stable=True))
+    return order.argsort(0)
 
 
 def _cdf(predictive: Any, y: Any) -> Tensor | None:
@@ -88,6 +100,15 @@ def _cdf(predictive: Any, y: Any) -> Tensor | None:
     except NotAvailableError:
         return None
     return exact
+
+
+def _inside(sampled: Tensor, interval: tuple[Tensor, Tensor] | None, there: Tensor) -> float:
+    """The share of draws of discrete observations in their intervals; NaN of others, where it is that promised."""
+    ordered = sampled.sort(0).values
+    if interval is None or not bool((ordered[1:] == ordered[:-1]).any(0).all()):
+        return math.nan
+    lower, upper = (end[there] for end in interval)
+    return float(((lower <= sampled) & (sampled <= upper)).double().mean())
 
 
 def _place(sampled: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:

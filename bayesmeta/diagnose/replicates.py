@@ -50,13 +50,17 @@ def at_most(posterior: Posterior, draws: int) -> int:
 def replicated(posterior: Posterior, designs: Tasks, count: int, *, seed: int) -> Tasks:
     """Tasks of the population with the inputs and contexts of given ones, `count` for each, those of one together.
 
-    Each has a draw of φ and θ of its own, as far as there are so many draws.
+    Each has a θ of its own, and a draw of φ of its own as far as there are so many.
     """
-    made = newcomers(posterior, len(designs), dict(designs.context), draws=count, seed=seed)
-    y = made.predict([task.x for task in designs]).sample(count, seed=seed)
+    draws = at_most(posterior, count)
+    again = -(-count // draws)  # newcomers of a design, so that θ is another each time that a φ comes again
+    context = {name: value.repeat_interleave(again, 0) for name, value in designs.context.items()}
+    made = newcomers(posterior, again * len(designs), context, draws=draws, seed=seed)
+    y = made.predict([task.x for task in designs for _ in range(again)]).sample(draws, seed=seed)
     sizes = designs.sizes.tolist()
     xs = [task.x.repeat(count, *(1,) * (task.x.dim() - 1)) for task in designs]
-    ys = [y[:, d, :n].reshape(count * n, *y.shape[3:]) for d, n in enumerate(sizes)]
+    each = [y[:, again * d : again * (d + 1), :n].flatten(0, 1)[:count] for d, n in enumerate(sizes)]
+    ys = [one.reshape(count * n, *y.shape[3:]) for one, n in zip(each, sizes, strict=True)]
     return Tasks(
         x=torch.cat(xs),
         y=torch.cat(ys),

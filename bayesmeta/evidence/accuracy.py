@@ -23,11 +23,17 @@ __all__ = ["doubling", "evidence_error", "importance"]
 
 POINTS = 20
 DRAWS = 1000
+CELLS = 2_000_000  # observations times nodes of tasks looked at together
 
 
 def doubling(evidence: Quadrature, phi: Tensor) -> Tensor:
     """What twice the nodes change of log Z_t(φ_s), in nats (S, T), at coordinates of φ (S, q)."""
-    return log_evidence(evidence.with_nodes(2 * evidence.nodes), phi) - log_evidence(evidence, phi)
+    count, p = len(evidence.tasks), evidence.program.structure.theta.size
+    cells = max(1.0, float(evidence.tasks.sizes.double().mean())) * (2 * evidence.nodes) ** p
+    step = max(1, int(CELLS / cells))
+    parts = [evidence.on(evidence.tasks[start : start + step]) for start in range(0, count, step)]
+    changes = [log_evidence(part.with_nodes(2 * part.nodes), phi) - log_evidence(part, phi) for part in parts]
+    return torch.cat(changes, 1)
 
 
 def importance(

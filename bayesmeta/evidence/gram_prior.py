@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesmeta.classes import base_of
 from bayesmeta.evidence.exact import expansion
 from bayesmeta.evidence.gaussian import LOG_2PI, Gaussian, Matrix, dot, inverse_lower, times_upper
 from bayesmeta.evidence.gram_narrow import Prior
-from bayesmeta.evidence.linear import Linear, base_of, normal_of
+from bayesmeta.evidence.linear import Linear, normal_of
 from bayesmeta.program import Phi, Program, Row
 from bayesmeta.sites import Meeting
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bayesmeta.evidence.exact import TOLERANCE
 from bayesmeta.evidence.gram_blocks import Blocks
-from bayesmeta.evidence.linear import Linear, far_points, jacobian_at, mean_and_scale, random_phi
+from bayesmeta.evidence.linear import Linear, Seen, far_points, jacobian_at, observed_at, random_phi
 from bayesmeta.program import Program, Row, first_rows
 from bayesmeta.tasks import Tasks
 
@@ -83,8 +83,8 @@ def _mean_and_jacobian(program: Program, rows: Row, z: Tensor) -> tuple[Tensor, 
     """The means (T, n) of the observations of many tasks at z = [φ, θ], and their Jacobians (T, n, q + p)."""
 
     def mean(z: Tensor, row: Row) -> Tensor:
-        found = mean_and_scale(program, z, row)
-        return found[0] if found else torch.zeros(0)
+        found = observed_at(program, z, row)
+        return found.mean if found else torch.zeros(0)
 
     return jacobian_at(lambda z: program.over_tasks(lambda row: mean(z, row))(rows), z)
 
@@ -100,14 +100,15 @@ def _design(
     q = probes.shape[1] - program.structure.theta.size
     constant = loc - jacobian @ probes[0]
     slopes = torch.cat([jacobian[:, q:], jacobian[:, entering]], 1)
-    fits, scales = [], []
+    fits, scales, value = [], [], None
     for probe in probes[1:].unbind():
         there = torch.cat([probe[q:], probe[entering]])
-        found = mean_and_scale(program, probe, row)
-        loc, scale = found if found else (loc, torch.full_like(loc, torch.nan))
+        loc, scale, y = observed_at(program, probe, row) or Seen(loc, torch.full_like(loc, torch.nan), loc)
+        value = y if value is None else value
         size = 1 + constant.abs() + slopes.abs() @ there.abs()
         near = (loc - constant - slopes @ there).abs() <= TOLERANCE * size
-        fits.append((near & (scale == scale[0]) | ~row.mask).all())
+        fits.append((near & (scale == scale[0]) & (y == value) | ~row.mask).all())
         scales.append(scale[0])
-    design = torch.cat([slopes, (row.y - constant).unsqueeze(-1)], -1) * row.mask.unsqueeze(-1)
+    design = torch.cat([slopes, (loc if value is None else value).sub(constant).unsqueeze(-1)], -1)
+    design = design * row.mask.unsqueeze(-1)
     return design, torch.stack(fits).all(), torch.stack(scales)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bayesmeta.classes import base_of
 from bayesmeta.evidence.exact import DISTANCES, TOLERANCE, probe_rows, row_of
 from bayesmeta.program import Phi, Program, Row, first_rows
 from bayesmeta.sites import Meeting
@@ -20,12 +21,11 @@ from bayesmeta.tasks import Tasks
 
 __all__ = [
     "Linear",
-    "base_of",
     "far_points",
     "find_linear",
     "jacobian_at",
-    "mean_and_scale",
     "normal_of",
+    "observed_at",
     "random_phi",
     "some_tasks",
 ]
@@ -73,13 +73,6 @@ def _row(tasks: Tasks) -> Row:
     return Row(rows.x[0], rows.y[0], rows.mask[0], {key: value[0] for key, value in rows.context.items()})
 
 
-def base_of(fn: Any) -> Any:
-    """A distribution without the wrappers that only declare or expand its shape."""
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
-        fn = fn.base_dist
-    return fn
-
-
 def normal_of(met: dict[str, Meeting]) -> Any:
     """The Normal of the only observed site, or None where the likelihood is anything else."""
     sites = [meeting for meeting in met.values() if meeting.observed]
@@ -92,12 +85,24 @@ def normal_of(met: dict[str, Meeting]) -> Any:
     return fn if unscaled and same_shape else None
 
 
-def mean_and_scale(program: Program, z: Tensor, row: Row) -> tuple[Tensor, Tensor] | None:
-    """Mean and scale (n,) of the observations at z = [φ, θ]: constrained values of φ, θ itself."""
+class Seen(NamedTuple):
+    """The observations of a task as they are met at a point: mean, scale and value, (n,) each."""
+
+    mean: Tensor
+    scale: Tensor
+    value: Tensor
+
+
+def observed_at(program: Program, z: Tensor, row: Row) -> Seen | None:
+    """The observations at z = [φ, θ]: constrained values of φ, θ itself. None where they are not Normal."""
     q = sum(int(torch.Size(site.shape).numel()) for site in program.structure.phi)
     phi = program.phi_at(_phi_values(program, z[:q]))
-    normal = normal_of(program.meet(phi.returned, z[q:], row))
-    return None if normal is None else (normal.loc, normal.scale.expand(normal.loc.shape))
+    met = program.meet(phi.returned, z[q:], row)
+    normal = normal_of(met)
+    if normal is None:
+        return None
+    (value,) = (meeting.value for meeting in met.values() if meeting.observed)
+    return Seen(normal.loc, normal.scale.expand(normal.loc.shape), value)
 
 
 def jacobian_at(fn: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,25 +176,26 @@ def _entering(program: Program, rows: list[Row]) -> Tensor | None:
 def _affine(program: Program, row: Row, points: Tensor) -> Tensor | None:
     """The Jacobian (n, q + p) of the mean in [φ, θ], if it is the same everywhere and the scale fits."""
     origin, p = points[0], program.structure.theta.size
-    base = mean_and_scale(program, origin, row)
+    base = observed_at(program, origin, row)
     if base is None:
         return None
-    _, jacobian = jacobian_at(lambda z: mean_and_scale(program, z, row)[0], origin)  # type: ignore[index]
+    _, jacobian = jacobian_at(lambda z: observed_at(program, z, row).mean, origin)  # type: ignore[union-attr]
     for here in points[1:].unbind():
-        mean = mean_and_scale(program, here, row)
-        if mean is None or not _constant_scale(program, here[:-p], here[-p:], row, mean[1]):
+        there = observed_at(program, here, row)
+        if there is None or not _constant_scale(program, here[:-p], here[-p:], row, there.scale):
             return None
-        expected = base[0] + jacobian @ (here - origin)
-        size = 1 + base[0].abs().max() + (jacobian.abs() @ (here - origin).abs()).max()
-        if not bool(((mean[0] - expected).abs() <= TOLERANCE * size).all()):
+        expected = base.mean + jacobian @ (here - origin)
+        size = 1 + base.mean.abs().max() + (jacobian.abs() @ (here - origin).abs()).max()
+        near = bool(((there.mean - expected).abs() <= TOLERANCE * size).all())
+        if not near or not torch.equal(there.value, base.value):
             return None
     return jacobian
 
 
 def _constant_scale(program: Program, flat: Tensor, theta: Tensor, row: Row, scale: Tensor) -> bool:
     """One scale for all observations of the task, and the same at another θ."""
-    other = mean_and_scale(program, torch.cat([flat, theta + 1.0]), row)
-    return bool((scale == scale[0]).all()) and other is not None and bool((other[1] == scale[0]).all())
+    other = observed_at(program, torch.cat([flat, theta + 1.0]), row)
+    return bool((scale == scale[0]).all()) and other is not None and bool((other.scale == scale[0]).all())
 
 
 def _same_for_all(program: Program, tasks: Tasks, also: Sequence[int]) -> bool:

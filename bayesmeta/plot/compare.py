@@ -137,7 +137,8 @@ def _of_table(table: pd.DataFrame, metric: str) -> list[_Row]:
     rows = []
     for name, values in table.iterrows():
         away = (-values["elpd_diff"], values["dse"]) if metric == "elpd_loo" else (math.nan, math.nan)
-        rows.append(_Row(str(name), float(values[metric]), float(values[error]), *map(float, away)))
+        spread = math.nan if metric == "ece" else float(values[error])
+        rows.append(_Row(str(name), float(values[metric]), spread, *map(float, away)))
     return rows
 
 
@@ -147,8 +148,10 @@ def _of_scores(scores: Mapping[str, Any], metric: str) -> tuple[list[_Row], floa
     if metric not in first.index:
         raise UnknownNameError(unknown("metric", metric, list(first.index)))
     values = {name: table.loc[metric] for name, table in tables.items()}
+    if metric == "ece":  # whose error is that of perfect predictions, and no error over tasks
+        values = {name: row.where(row.index != "standard_error") for name, row in values.items()}
     rows = [_Row(name, float(row["value"]), float(row["standard_error"])) for name, row in values.items()]
-    nominal = next(iter(scores.values())).level if metric == "coverage" else None
+    nominal = float(first.loc["coverage", "perfect"]) if metric == "coverage" else None
     if metric not in PAIRED:
         return rows, nominal
     finite = (row for row in rows if math.isfinite(row.value))
@@ -176,7 +179,9 @@ def _draw(ax: Axes, rows: list[_Row], width: float, level: float) -> None:
             said = "best" if place == 0 else _difference(row, width)
             ax.annotate(said, (1.02, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=8, color=GREY)
     ax.scatter([row.value for row in rows], range(len(rows)), s=30, color=BLUE, zorder=3)
-    ax.plot([], [], "-o", color=BLUE, markersize=5, label=f"mean and {percent(level)} interval over tasks")
+    bars = any(not math.isnan(row.error) for row in rows)
+    words = f"mean and {percent(level)} interval over tasks" if bars else "over all tasks"
+    ax.plot([], [], "-o" if bars else "o", color=BLUE, markersize=5, label=words)
     if any(not math.isnan(row.away) for row in rows):
         ax.plot([], [], " ", label="right: difference to the best, paired")
     ax.grid(axis="y", color="#eeeeee", zorder=0)

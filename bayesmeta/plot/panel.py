@@ -111,7 +111,8 @@ def _inputs(shown: Tasks, among: Tasks, at: Any) -> tuple[Kind, Array]:
     """Of a single input: how it is drawn, and the values that predictions are drawn at."""
     if at is not None:
         return "line", np.unique(np.asarray(at, dtype=np.float64))
-    known, own = np.unique(among.x.numpy()), np.unique(shown.x.numpy())
+    own = np.unique(shown.x.numpy())
+    known = np.union1d(among.x.numpy(), own)
     if not len(known):
         return "rows", known
     if len(known) <= FEW and (len(known) == 1 or among.n_observations >= 2 * len(known)):
