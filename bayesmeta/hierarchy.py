@@ -21,6 +21,7 @@ from torch.distributions import biject_to
 
 from bayesmeta.closed_form import ClosedForm
 from bayesmeta.errors import BayesmetaError, HierarchyError
+from bayesmeta.outcomes import bounded, require_possible
 from bayesmeta.plated import Plated
 from bayesmeta.plates import feasible, is_factor
 from bayesmeta.program import Program, Row, Structure
@@ -204,6 +205,9 @@ def discover(
             raise HierarchyError("the task has no θ: sample at least one latent site inside it")
         _check_names(phi_sites, theta, observed)
         structure = Structure(Sites(tuple(phi_sites)), Sites(tuple(theta)), observed, vector)
+        met = _run(task, returned, probes[0], vector)
+        structure = replace(structure, bounded=any(bounded(met[name]) for name in observed))
+        require_possible(Program(hyperprior, task, structure), tasks)
         structure = replace(structure, maskable=maskable(Program(hyperprior, task, structure), returned, tasks))
         sees_rows = _prior_sees_rows(Program(hyperprior, task, structure), returned, probes)
         vectorised = vectorisable(Program(hyperprior, task, structure), tasks)

@@ -68,6 +68,7 @@ class Structure:
         observed: Names of the task's observed sites.
         columns_as_vector: Whether a single input column is handed over as (n,) rather than (n, 1).
         prior_sees_rows: Whether log p(θ | φ) is another where the task has one observation alone.
+        bounded: Whether counts, classes, yes and no, or numbers of a fixed range are observed.
         maskable: Whether rows repeated as padding can be masked out of the task's log density.
         vectorised: Whether the task runs under `torch.func.vmap`.
     """
@@ -77,6 +78,7 @@ class Structure:
     observed: tuple[str, ...]
     columns_as_vector: bool = False
     prior_sees_rows: bool = False
+    bounded: bool = False
     maskable: bool = True
     vectorised: bool = True
 

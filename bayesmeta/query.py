@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.errors import DataError
-from bayesmeta.tasks import Tasks
+from bayesmeta.tasks import Tasks, check_columns
 
 __all__ = ["observed_tasks", "query_tasks"]
 
@@ -19,6 +19,7 @@ __all__ = ["observed_tasks", "query_tasks"]
 def query_tasks(adapted: Tasks, x: Any) -> Tasks:
     """Inputs to predict at, as tasks with the names and context of the adapted ones and placeholders for y."""
     if isinstance(x, Tasks):
+        check_columns(adapted, x, "the tasks adapted to")
         names = list(x.names)
         for name in names:
             adapted.index(name)

@@ -36,7 +36,7 @@ from bayesmeta.padding import Padded, pad
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "Padded", "Task", "Tasks", "split_missing"]
+__all__ = ["Columns", "Padded", "Task", "Tasks", "check_columns", "split_missing"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,7 +373,17 @@ def split_missing(df: pd.DataFrame, columns: Columns) -> tuple[Tasks, Tasks]:
     return tasks._rows(~missing), tasks._rows(missing)
 
 
+def check_columns(known: Tasks, other: Tasks, what: str) -> None:
+    """Raise a DataError where both came from a data frame, and their inputs from other columns or in another order."""
+    ours, theirs = (tasks.columns.inputs if tasks.columns else None for tasks in (known, other))
+    if ours is not None and theirs is not None and ours != theirs:
+        raise DataError(
+            f"x: the inputs are columns {list(theirs)}, of {what} {list(ours)}: pass the same columns in the same order"
+        )
+
+
 def _check_addable(ours: Tasks, theirs: Tasks) -> None:
+    check_columns(ours, theirs, "the tasks that they are added to")
     for what, left, right in (("x", ours.x, theirs.x), ("y", ours.y, theirs.y)):
         if left.shape[1:] != right.shape[1:]:
             raise DataError(

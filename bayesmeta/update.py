@@ -34,6 +34,7 @@ from bayesmeta.evidence.sampled import sampled_evidence
 from bayesmeta.infer.move import MOST_DIMENSIONS, Moved, move
 from bayesmeta.likelihood import log_likelihood_tasks
 from bayesmeta.mapping import flatten_draws
+from bayesmeta.outcomes import require_possible
 from bayesmeta.posterior import Posterior
 from bayesmeta.psis import K_HAT, effective_size, psis, resample
 from bayesmeta.streams import seed_of
@@ -129,8 +130,13 @@ def update(
 
 def _check(posterior: Posterior, tasks: Tasks, seed: int) -> None:
     check_like(posterior.tasks, tasks)
+    require_possible(posterior.collapsed.program, tasks)
     if not isinstance(seed, int) or seed < 0:
         raise OptionError(f"seed must be a whole number of at least 0, got {seed!r}")
+    lost = torch.nonzero(~torch.isfinite(tasks.y.reshape(len(tasks.y), -1)).all(1)).squeeze(-1)
+    if len(lost):
+        name = tasks.names[int(tasks.task_index[int(lost[0])])]
+        raise DataError(f"y of task {name!r} is not finite in {len(lost)} rows in all: leave out what is not observed")
     empty = [tasks.names[int(i)] for i in torch.nonzero(tasks.sizes == 0)[:5]]
     if empty:
         raise DataError(

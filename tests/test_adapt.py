@@ -9,6 +9,7 @@ from typing import Any
 
 import arviz
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -157,6 +158,46 @@ def test_a_task_of_the_fit_as_it_was_stays_as_it_was() -> None:
             assert torch.equal(adapted.phi["mu"][:, t], posterior.phi["mu"])
             theta = adapted.theta["theta"][:, t].numpy()
             assert close(theta, exact.theta_mean[2 + t, 0], exact.theta_sd[2 + t, 0], size_of(adapted, posterior, t))
+
+
+def test_a_task_of_the_fit_in_another_order_stays_as_it_was() -> None:
+    posterior = fitted("paired")
+    (task,) = posterior.tasks[:1]
+    turned = bm.Tasks.from_lists([task.x.flip(0)], [task.y.flip(0)], names=[task.name])
+    more = bm.Tasks.from_lists([[0.3, *task.x.flip(0).tolist()]], [[2.2, *task.y.flip(0).tolist()]], names=[task.name])
+
+    known, before = observations(posterior.tasks, turned)
+    assert torch.equal(known.y, before.y)
+    assert torch.isneginf(posterior.adapt(turned).k_hat).all()
+    known, before = observations(posterior.tasks, more)
+    assert known.y.tolist() == [*task.y.tolist(), 2.2]
+    assert torch.equal(before.y, task.y)
+
+
+@pytest.mark.filterwarnings("ignore::bayesmeta.errors.BayesmetaWarning")  # names are numbers
+def test_counts_that_come_again_are_new() -> None:
+    posterior = fitted("beta_binomial")
+    (task,) = posterior.tasks[:1]
+    again = bm.Tasks.from_lists([[5.0, *task.x.tolist()]], [[1.0, *task.y.tolist()]], names=[task.name])
+
+    assert observations(posterior.tasks, again)[0].sizes.tolist() == [2 * task.n + 1]
+
+
+def test_columns_in_another_order_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.normal(size=(24, 3)), columns=["p", "q", "y"]).assign(site=np.repeat(list("abcdef"), 4))
+    there, back = (bm.Tasks.from_frame(rows, task="site", x=x, y="y") for x in (["p", "q"], ["q", "p"]))
+    posterior = bm.fit(bm.families.linear(there), there, bm.Laplace(draws=30), progress=False)
+    adapted = posterior.adapt(there)
+
+    for ask in (
+        lambda: posterior.adapt(back),
+        lambda: posterior.update(back),
+        lambda: adapted.predict(back),
+        lambda: there + back.with_names(list("uvwxyz")),
+    ):
+        with pytest.raises(DataError, match=r"inputs are columns \['q', 'p'\], of .* \['p', 'q'\]"):
+            ask()
 
 
 # --- when the weights do not do -----------------------------------------------------------------------------

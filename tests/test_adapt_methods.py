@@ -246,8 +246,23 @@ def test_impossible_observations_are_refused() -> None:
     fit = bm.fit(_binomials(), _hits(), bm.Laplace(draws=200), progress=False)
     seven_of_three = bm.Tasks.from_lists([[3.0]], [[7.0]], names=["odd"])
     for method in ("quadrature", "laplace", "svi"):
-        with pytest.raises(DataError, match="observations of task 'odd' have density zero under every draw of φ"):
+        with pytest.raises(DataError, match=r"y of task 'odd' .*Binomial, cannot give"):
             fit.adapt(seven_of_three, method=method)
+
+
+def test_observations_of_density_zero_are_refused() -> None:
+    def task(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        theta = pyro.sample("theta", dist.Normal(phi, 1.0))
+        value: Tensor = pyro.sample("y", dist.Normal(theta + torch.zeros(len(x)), 1.0).to_event(1), obs=y)
+        if y is not None:
+            pyro.factor("at most five", torch.where((y > 5.0).any(), -torch.inf, 0.0))
+        return value
+
+    hierarchy = bm.Hierarchy(lambda: pyro.sample("mu", dist.Normal(0.0, 1.0)), task)
+    fit = bm.fit(hierarchy, bm.Tasks.from_lists(None, [[1.0, 2.0], [0.5, 1.0]]), bm.Laplace(draws=50), progress=False)
+
+    with pytest.raises(DataError, match="observations of task 'odd' have density zero under every draw of φ"):
+        fit.adapt(bm.Tasks.from_lists(None, [[1.0, 7.0]], names=["odd"]), strangers="ignore")
 
 
 def _binomials() -> bm.Hierarchy:

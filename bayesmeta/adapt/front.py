@@ -17,6 +17,7 @@ from bayesmeta.adapt.population import from_population
 from bayesmeta.adapt.problem import FEWEST_FOR_K_HAT, Problem, Result
 from bayesmeta.errors import BayesmetaWarning, NotAvailableError, OptionError
 from bayesmeta.evidence import Own
+from bayesmeta.outcomes import require_possible
 from bayesmeta.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def adapt(
     """
     name, config = method_of(method, options)
     check_like(posterior.tasks, tasks)
+    require_possible(posterior.collapsed.program, tasks)
     known, before = observations(posterior.tasks, tasks)
     members = posterior.info.inference.get("back_end") == "ensemble"
     pick = _evenly(len(posterior.phi_coordinates), None if members else draws)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import torch
 
 from bayesmeta.errors import BayesmetaWarning, DataError
-from bayesmeta.tasks import Task, Tasks
+from bayesmeta.tasks import Task, Tasks, check_columns
 
 __all__ = ["check_like", "observations"]
 
@@ -25,6 +26,7 @@ def check_like(fit: Tasks, tasks: Tasks) -> None:
         raise DataError(
             f"y has shape {tuple(tasks.y.shape[1:])} per observation, in the fit it had {tuple(fit.y.shape[1:])}"
         )
+    check_columns(fit, tasks, "the fit")
     if set(tasks.context) != set(fit.context):
         raise DataError(f"context must be {sorted(fit.context)} as in the fit, got {sorted(tasks.context)}")
 
@@ -32,7 +34,8 @@ def check_like(fit: Tasks, tasks: Tasks) -> None:
 def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
     """All that is known of each task, and the part of it that the fit has seen.
 
-    Observations of a task of the fit go on from those it has, unless these stand before them already.
+    Observations of a task of the fit go on from those it has, unless these are among them: at their beginning, or in
+    any order where they are no whole numbers, of which equal ones come again.
     """
     nothing = Tasks.without_observations(tasks.names, like=tasks, context=tasks.context or None)
     seen = [name for name in tasks.names if name in fit]
@@ -49,7 +52,9 @@ def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
                 "the same context, or give another task another name"
             )
         x, y = task.x, task.y
-        if old is not None and not _begins_with(task, old):
+        if old is not None and (order := _old_first(task, old)) is not None:
+            x, y = task.x[order], task.y[order]
+        elif old is not None:
             x, y = torch.cat([old.x, task.x]), torch.cat([old.y, task.y])
             continued += [task.name] * bool(task.n)
         xs.append(x)
@@ -61,12 +66,27 @@ def observations(fit: Tasks, tasks: Tasks) -> tuple[Tasks, Tasks]:
     context = tasks.context or None
     known = Tasks.from_lists(xs, ys, names=tasks.names, context=context, allow_empty=True)
     before = Tasks.from_lists(old_xs, old_ys, names=tasks.names, context=context, allow_empty=True)
-    return known, before
+    return replace(known, columns=tasks.columns or fit.columns), before
 
 
-def _begins_with(task: Task, old: Task) -> bool:
-    """Whether the first observations are those that the fit has seen, all of them."""
-    return _equal(task.x[: old.n], old.x) and _equal(task.y[: old.n], old.y)
+def _old_first(task: Task, old: Task) -> torch.Tensor | None:
+    """The order of the observations that has those of the fit in front, all of them; None where they are not there."""
+    if _equal(task.x[: old.n], old.x) and _equal(task.y[: old.n], old.y):
+        return torch.arange(task.n)
+    if not 0 < old.n <= task.n or bool((old.y == old.y.round()).all()) or task.x.shape[1:] != old.x.shape[1:]:
+        return None
+    places: dict[tuple[float, ...], list[int]] = {}
+    for place, row in reversed(list(enumerate(_cells(task)))):
+        places.setdefault(row, []).append(place)
+    found = [places[row].pop() if places.get(row) else -1 for row in _cells(old)]
+    if min(found) < 0:
+        return None
+    return torch.tensor(found + sorted(set(range(task.n)) - set(found)))
+
+
+def _cells(task: Task) -> list[tuple[float, ...]]:
+    rows = torch.cat([task.x.reshape(task.n, -1), task.y.reshape(task.n, -1)], 1)
+    return [tuple(row) for row in rows.tolist()]
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
