@@ -253,7 +253,7 @@ def test_impossible_observations_are_refused() -> None:
 def test_observations_of_density_zero_are_refused() -> None:
     def task(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
         theta = pyro.sample("theta", dist.Normal(phi, 1.0))
-        value: Tensor = pyro.sample("y", dist.Normal(theta + torch.zeros(len(x)), 1.0).to_event(1), obs=y)
+        value: Tensor = pyro.sample("y", dist.StudentT(9.0, theta + torch.zeros(len(x)), 1.0).to_event(1), obs=y)
         if y is not None:
             pyro.factor("at most five", torch.where((y > 5.0).any(), -torch.inf, 0.0))
         return value

@@ -161,6 +161,27 @@ def test_the_mode_is_found_where_whole_steps_overshoot() -> None:
     assert float(slope.abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("size", [10.0, 20.0, 40.0])
+def test_the_mode_is_found_where_an_offset_is_sure_of_another_class(size: float) -> None:
+    rows = size / 6**0.5 * torch.randn(25, 6, generator=generator(1), dtype=torch.float64)
+    label = torch.arange(25) % 5
+    offset = size * torch.eye(5, dtype=torch.float64)[label]
+    wrong = label.clone()
+    wrong[0] = (label[0] + 1) % 5
+    data = of(rows, wrong, 5, offset=offset)
+    found = fitted(data)
+
+    slope = rows.mT @ (data.y - torch.softmax(offset + rows @ found.weights, -1)) - found.weights
+    assert float(slope.abs().max()) < 1e-4
+
+
+def test_features_beyond_all_numbers_have_no_evidence_and_raise_nothing() -> None:
+    rows = 1e9 * torch.randn(8, 3, generator=generator(4), dtype=torch.float64)
+
+    for scale in (1.0, math.inf):
+        assert fitted(of(scale * rows, torch.arange(8) % 2, 2)).log_z.dim() == 0
+
+
 @pytest.mark.filterwarnings("ignore:the draws are doubtful")  # of a single point for φ
 def test_a_posterior_over_it_adapts_and_predicts_classes() -> None:
     tasks = blobs(20, (9,))

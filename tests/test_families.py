@@ -22,6 +22,7 @@ from bayesmeta.errors import BayesmetaError, DataError, OptionError, UnknownName
 from bayesmeta.evidence import Collapsed, Gram, Quadrature, choose
 from bayesmeta.families import linear, logistic, poisson
 from bayesmeta.families.design import Design
+from bayesmeta.families.linear import moments
 from bayesmeta.sites import quiet_pyro
 from tests.references import rats, reference_draws
 
@@ -400,6 +401,10 @@ def _images() -> bm.Tasks:
     return bm.Tasks.from_arrays(torch.linspace(0, 1, 96).reshape(2, 3, 4, 4), torch.ones(2, 3))
 
 
+def _trials(count: float) -> bm.Tasks:
+    return bm.Tasks.from_lists(None, [[1.0], [0.0]], context={"n": [count, 4.0]})
+
+
 WRONG: list[tuple[Callable[[], Any], type[BayesmetaError], str]] = [
     (lambda: linear(_columns(), slopes="a"), OptionError, r"slopes must be 'all', 'none' or a list.*write \['a'\]"),
     (lambda: linear(_columns(), slopes=["c"]), UnknownNameError, "slopes: unknown column 'c'; valid: 'a', 'b'"),
@@ -412,7 +417,7 @@ WRONG: list[tuple[Callable[[], Any], type[BayesmetaError], str]] = [
         "nothing varies by task: give intercept=True",
     ),
     (lambda: linear(_columns(), slopes="none", correlated=True), OptionError, "needs at least two coefficients"),
-    (lambda: linear(_columns(), widen=0.0), OptionError, "widen must be above zero, got 0.0"),
+    (lambda: linear(_columns(), widen=0.0), OptionError, "widen must be a number above zero, got 0.0"),
     (lambda: linear(_columns(), origin=[1.0]), OptionError, "origin has 1 numbers, x has 2 columns"),
     (lambda: linear(_columns(), origin="median"), OptionError, "origin must be 'mean', 'zero' or one number"),  # type: ignore[arg-type]
     (lambda: linear(_flat()), DataError, r"column 'x\[0\]' is 2 throughout.*leave it out"),
@@ -420,6 +425,11 @@ WRONG: list[tuple[Callable[[], Any], type[BayesmetaError], str]] = [
     (lambda: linear(_images()), DataError, "a linear predictor takes a number or a row of them"),
     (lambda: logistic(_columns()), DataError, r"logistic takes counts, whole and not negative.*y of task '0' has"),
     (lambda: logistic(_flat()[:1], trials="n"), UnknownNameError, "trials: unknown column 'n'"),
+    (lambda: linear(_columns(), slopes=None), OptionError, r"slopes must be .*got None: write \[None\]"),  # type: ignore[arg-type]
+    (lambda: linear(_columns(), widen=math.inf), OptionError, "widen must be a number above zero, got inf"),
+    (lambda: linear(_columns(), origin=[math.nan, 0.0]), OptionError, "origin must be finite"),
+    (lambda: linear(bm.Tasks.without_observations(["a", "b"], like=_flat())), DataError, "no observations"),
+    (lambda: logistic(_trials(2.5), trials="n"), DataError, "trials='n' has the value 2.5; wanted whole numbers"),
     (lambda: poisson(_columns()), DataError, "poisson takes counts, whole and not negative; y of task '0' has"),
     (lambda: poisson(_columns(), exposure="size"), DataError, "exposure='size' has the value 0; all must be above"),
 ]
@@ -429,6 +439,35 @@ WRONG: list[tuple[Callable[[], Any], type[BayesmetaError], str]] = [
 def test_what_is_wrong_is_said(build: Callable[[], Any], error: type[BayesmetaError], message: str) -> None:
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize("value", [0.1, 1.1, 1e9 + 0.1])
+@pytest.mark.parametrize("count", [3, 6, 7, 50])
+def test_what_is_the_same_everywhere_is_seen_through_rounding(value: float, count: int) -> None:
+    rng = np.random.default_rng(0)
+    ys = list(rng.normal(size=(count, 2)))
+    tasks = bm.Tasks.from_lists(None, ys, context={"dose": [value] * count})
+    with pytest.raises(DataError, match="is the same in all tasks"):
+        linear(tasks)
+    with pytest.raises(DataError, match="throughout"):
+        linear(bm.Tasks.from_lists([[value] * 2] * count, ys))
+    assert moments(bm.Tasks.from_lists(None, [[value] * 2] * count), "linear")[1] == 1.0
+
+
+@pytest.mark.parametrize(("unit", "far"), [(1e-12, 0.0), (1e-30, 0.0), (1.0, 1.7e12)])
+def test_small_numbers_and_grids_far_from_zero_are_no_constants(unit: float, far: float) -> None:
+    y = np.random.default_rng(0).normal(size=(4, 3))
+
+    design = Design.of(bm.Tasks.from_lists([far + unit * np.arange(3.0)] * 4, list(y)))
+
+    assert float(design.scale[0]) == pytest.approx(unit * math.sqrt(2 / 3), rel=1e-3)
+
+
+def test_a_number_is_an_origin_for_one_column_and_columns_are_any_whole_numbers() -> None:
+    one = bm.Tasks.from_lists([[0.0, 1.0], [2.0, 3.0]], [[1.0, 0.0], [3.0, 2.0]])
+
+    assert Design.of(one, origin=5.0).origin.tolist() == [5.0]
+    assert Design.of(_columns(), slopes=[np.int64(1)]).varying == (1,)  # type: ignore[list-item]
 
 
 def test_a_constant_column_stands_in_for_the_intercept() -> None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -22,6 +23,7 @@ from bayesmeta.families.common import spread_points
 from bayesmeta.families.gp import gp
 from bayesmeta.families.gp_normal import JointNormal, log_normal, log_normal_first_order
 from bayesmeta.families.kernels import constant, deep, linear, matern52, periodic, rbf, spectral_mixture
+from bayesmeta.sites import quiet_pyro
 from bayesmeta.target import Target
 
 SIZES = (3, 7, 5, 7, 1, 4)
@@ -575,6 +577,15 @@ def test_tasks_with_hyperparameters_of_their_own_are_predicted_nearly_as_well_as
 def test_what_is_none_of_the_options_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(bm.BayesmetaError, match=message):
         gp(**arguments)
+
+
+def test_a_common_line_passes_through_zero_without_failing() -> None:
+    tasks = bm.Tasks.from_lists([np.arange(31.0)] * 3, list(np.random.default_rng(0).normal(size=(3, 31))))
+    hierarchy = gp(rbf(), mean=linear(name="mean"), standardise=tasks)
+
+    with quiet_pyro():
+        program = hierarchy.program(tasks)
+        assert bool(torch.isfinite(program.phi(torch.zeros(program.structure.phi.size)).log_prior))
 
 
 def test_units_need_observations() -> None:

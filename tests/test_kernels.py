@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import bayesmeta as bm
+from bayesmeta.errors import OptionError
 from bayesmeta.families.kernels import (
     Kernel,
     constant,
@@ -206,3 +207,22 @@ def test_a_network_of_its_own_scale_is_taken_as_it_is() -> None:
 def test_a_spectral_mixture_has_a_whole_number_of_components(components: Any) -> None:
     with pytest.raises(bm.BayesmetaError, match="components must be a whole number of at least 1"):
         spectral_mixture(components)
+
+
+def test_a_spectral_prior_has_an_entry_for_each_component() -> None:
+    x = torch.tensor([[0.0, 0.0], [0.3, 0.1]], dtype=torch.float64)
+    own = spectral_mixture(2, frequency=torch.tensor([0.5, 2.0]), bandwidth=0.1, amplitude=1.0, inputs=2)
+    full = spectral_mixture(2, frequency=torch.tensor([[0.5, 0.5], [2.0, 2.0]]), bandwidth=0.1, amplitude=1.0, inputs=2)
+
+    torch.testing.assert_close(own.matrix(own.sites, x, x), full.matrix(full.sites, x, x))
+    with pytest.raises(OptionError, match=r"frequency has shape \(3,\); wanted \(2,\) or \(2, 1\)"):
+        spectral_mixture(2, frequency=torch.ones(3))
+
+
+def test_networks_within_networks_need_names_of_their_own() -> None:
+    with torch.random.fork_rng(devices=[]):
+        one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    with pytest.raises(OptionError, match="two networks of a kernel are named 'features'"):
+        deep(one, deep(two, rbf()))
+    assert set(deep(one, deep(two, rbf()), name="outer").networks) == {"features", "outer"}

@@ -127,3 +127,16 @@ def test_periodic_features() -> None:
     assert Periodic(3, 2)(torch.zeros(7, 2)).shape == (7, 6)
     with pytest.raises(bm.BayesmetaError, match="count must be above 0, got 0"):
         Periodic(0)
+
+
+def test_priors_depend_on_the_shape_of_a_layer_and_on_no_random_start() -> None:
+    def priors(layer: Any, seed: int) -> dict[str, tuple[Tensor, float]]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Network(layer(), name="f").priors
+
+    for layer in (lambda: nn.GRUCell(2, 3), lambda: nn.MultiheadAttention(4, 2), lambda: nn.Linear(2, 3)):
+        one, two = priors(layer, 0), priors(layer, 1)
+        assert all(torch.equal(one[name][0], two[name][0]) and one[name][1] == two[name][1] for name in one)
+    assert priors(lambda: nn.GRUCell(2, 3), 0)["bias_ih"][1] == 1 / math.sqrt(2)
+    assert priors(lambda: nn.ConvTranspose2d(64, 1, 3), 0)["weight"][1] == pytest.approx(1 / math.sqrt(64 * 9))

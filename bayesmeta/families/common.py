@@ -21,11 +21,12 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from bayesmeta.families.kernels import Kernel, Prior
+from bayesmeta.families.rows_normal import cholesky
 
 __all__ = ["Common", "spread_points"]
 
 NAME = "common"  # of the site of w
-JITTER = 1e-6  # this share of the variance at the points is added to it
+JITTER = 1e-6  # this share of the mean variance at the points is added to it
 MOST_ROWS = 5_000  # of the inputs, that points are looked for among
 ROUNDS = 20
 
@@ -50,8 +51,8 @@ class Common:
     def weights(self, phi: Mapping[str, Any]) -> Tensor:
         """L⁻ᵀ w (M,), the same for all tasks: `sample` keeps it in φ."""
         covariance = self.kernel.matrix(phi, self.points, self.points)
-        ridge = JITTER * self.kernel.variance(phi, self.points)
-        factor = torch.linalg.cholesky(covariance + torch.diag_embed(ridge))
+        ridge = JITTER * self.kernel.variance(phi, self.points).mean()  # one that is zero at a point is none elsewhere
+        factor = cholesky(covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype))
         solved: Tensor = torch.linalg.solve_triangular(factor.mT, phi[NAME].unsqueeze(-1), upper=True)
         return solved.squeeze(-1)
 

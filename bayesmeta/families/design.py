@@ -19,10 +19,12 @@ rates) and s_j the sd of column j,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -31,13 +33,14 @@ from torch import Tensor
 from bayesmeta.errors import DataError, OptionError, UnknownNameError, unknown
 from bayesmeta.tasks import Tasks
 
-__all__ = ["Amount", "Chosen", "Design", "Origin", "require_counts"]
+__all__ = ["Amount", "Chosen", "Design", "Origin", "is_flat", "require_counts"]
 
 WIDTH = 2.5
+ROUNDING = 16.0  # roundings, in which the mean of a constant column differs from it
 CONCENTRATION = 2.0  # of the LKJ prior of correlations: mildly towards none
 
 Chosen: TypeAlias = Literal["all", "none"] | Sequence[str | int]
-Origin: TypeAlias = Literal["mean", "zero"] | Sequence[float]
+Origin: TypeAlias = Literal["mean", "zero"] | float | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,8 @@ class Amount:
             (column,) = _columns(names, [name], what, extra=tasks.context)
             found = Amount(name, column)
             values = tasks.x.reshape(tasks.n_observations, len(names))[:, column]
+        if values.dim() > 1:
+            raise DataError(f"{what}={name!r} has shape {tuple(values.shape[1:])} for each task; wanted one number")
         if not bool((values > 0).all()):
             raise DataError(f"{what}={name!r} has the value {float(values.min()):g}; all must be above zero")
         return found
@@ -274,12 +279,12 @@ def _columns(
     """Positions of chosen columns, in the order of x."""
     if isinstance(chosen, str) and chosen in ("all", "none"):
         return list(range(len(names))) if chosen == "all" else []
-    if isinstance(chosen, str):
-        raise OptionError(f"{what} must be 'all', 'none' or a list of columns, got {chosen!r}: write [{chosen!r}]")
+    if isinstance(chosen, str) or not isinstance(chosen, Sequence):
+        raise OptionError(f"{what} must be 'all', 'none' or a list of columns, got {chosen!r}: write {[chosen]!r}")
     found = set()
     for one in chosen:
-        if isinstance(one, int) and 0 <= one < len(names):
-            found.add(one)
+        if isinstance(one, (int, np.integer)) and 0 <= one < len(names):
+            found.add(int(one))
         elif one in names:
             found.add(list(names).index(str(one)))
         else:
@@ -303,8 +308,8 @@ def _check(intercept: bool, varying: Sequence[int], contexts: Sequence[str], cor
         raise OptionError(f"context {list(contexts)} moves the level of a task: give intercept=True or context='none'")
     if correlated and size < 2:
         raise OptionError("correlated=True needs at least two coefficients that vary by task, here is one")
-    if not widen > 0:
-        raise OptionError(f"widen must be above zero, got {widen!r}")
+    if not isinstance(widen, (int, float)) or not 0 < widen < math.inf:
+        raise OptionError(f"widen must be a number above zero, got {widen!r}")
 
 
 def _origin(x: Tensor, origin: Origin) -> Tensor:
@@ -312,16 +317,20 @@ def _origin(x: Tensor, origin: Origin) -> Tensor:
         if origin not in ("mean", "zero"):
             raise OptionError(f"origin must be 'mean', 'zero' or one number per column, got {origin!r}")
         return x.mean(0) if origin == "mean" else torch.zeros(x.shape[1], dtype=torch.float64)
-    given = torch.as_tensor(list(origin), dtype=torch.float64)
+    given = torch.as_tensor([origin] if isinstance(origin, (int, float)) else list(origin), dtype=torch.float64)
     if len(given) != x.shape[1]:
         raise OptionError(f"origin has {len(given)} numbers, x has {x.shape[1]} columns: give one for each")
+    if not bool(torch.isfinite(given).all()):
+        raise OptionError(f"origin must be finite, got {origin!r}")
     return given
 
 
 def _scales(x: Tensor, names: Sequence[str], own: Sequence[int], intercept: bool) -> Tensor:
     """The sd of each column; without an intercept, of a constant column its size."""
+    if not len(x):
+        raise DataError("the tasks have no observations, whose scales priors are in: pass the tasks of the fit")
     sd = _sd(x)
-    flat = sd <= 1e-12 * (1 + x.abs().amax(0) if len(x) else sd)
+    flat = is_flat(sd, x)
     for j in own:
         if bool(flat[j]) and (intercept or not bool((x[:, j] != 0).any())):
             what = "zero" if not intercept else f"{float(x[0, j]):g}"
@@ -339,12 +348,18 @@ def _flat_context(context: Mapping[str, Tensor], names: Sequence[str], count: in
 
 def _context_scales(c: Tensor, names: Sequence[str]) -> Tensor:
     sd = _sd(c)
-    if bool((sd == 0).any()):
+    if bool(is_flat(sd, c).any()):
         raise DataError(
             f"one of the contexts {list(names)} is the same in all tasks, and nothing can be learnt of its effect: "
             "name those that are meant, context=[...]"
         )
     return sd
+
+
+def is_flat(sd: Tensor, values: Tensor) -> Tensor:
+    """Whether columns (N, d) with these standard deviations (d,) are constant, in any unit: up to rounding."""
+    size = values.abs().amax(0) if len(values) else torch.zeros_like(sd)
+    return sd <= ROUNDING * torch.finfo(values.dtype).eps * size
 
 
 def _sd(values: Tensor) -> Tensor:

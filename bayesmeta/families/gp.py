@@ -14,6 +14,7 @@ via Deep Kernels", where φ is a point; here it has a prior and a posterior.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from bayesmeta.closed_form import ClosedForm
 from bayesmeta.errors import DataError, OptionError, unknown
 from bayesmeta.families.common import NAME, Common, spread_points
+from bayesmeta.families.design import is_flat
 from bayesmeta.families.gp_normal import JointNormal, Observed, log_normal_first_order, masked
 from bayesmeta.families.kernels import Kernel, Prior, as_network, rbf
 from bayesmeta.families.network import Network
@@ -150,10 +152,10 @@ class Units:
         if tasks.n_observations < 2:
             raise DataError("standardise: these tasks have fewer than two observations to take units from")
         x = tasks.x.reshape(tasks.n_observations, -1)
-        spread = x.std(0)
-        scale = torch.where(spread > 0, spread, torch.ones_like(spread))
-        y_scale = float(tasks.y.std())
-        return Units(x.mean(0), scale, float(tasks.y.mean()), y_scale if y_scale > 0 else 1.0)
+        spread, y_spread = x.std(0), tasks.y.std()
+        scale = torch.where(is_flat(spread, x), 1.0, spread)
+        y_scale = 1.0 if bool(is_flat(y_spread, tasks.y)) else float(y_spread)
+        return Units(x.mean(0), scale, float(tasks.y.mean()), y_scale)
 
     def x(self, x: Tensor) -> Tensor:
         """Inputs (n, d) in these units, of inputs (n,) or (n, d)."""
@@ -243,6 +245,10 @@ class Process:
     def _networks(self) -> dict[str, Network]:
         mean = {self.mean.name: self.mean} if isinstance(self.mean, Network) else {}
         common = self.mean.kernel.networks if isinstance(self.mean, Common) else {}
+        groups = (self.kernel.networks, mean, common)
+        twice = [name for name, count in Counter(name for group in groups for name in group).items() if count > 1]
+        if twice:
+            raise OptionError(f"kernel and mean have networks of the same name {twice}: give one another name")
         return {**self.kernel.networks, **mean, **common}
 
     def _mean(self, phi: Mapping[str, Any], x: Tensor) -> Tensor:

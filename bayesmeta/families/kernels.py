@@ -149,27 +149,32 @@ def spectral_mixture(
 
     Args:
         components: How many bumps.
-        frequency: Prior of the centre of each, in periods per unit of x; log-normal with median 0.5 by default.
-        bandwidth: Prior of the standard deviation of each; log-normal with median 0.1 by default.
+        frequency: Prior of the centre of each, in periods per unit of x, for all inputs (Q,) or each (Q, d); log-normal
+            with median 0.5 by default.
+        bandwidth: Prior of the standard deviation of each, likewise; log-normal with median 0.1 by default.
         amplitude: Prior of the standard deviation of each one's function; log-normal with median 1 by default.
         inputs: The number of inputs d.
         name: What the names of its sites begin with.
 
     Raises:
-        OptionError: `components` or `inputs` is no whole number of at least 1.
+        OptionError: `components` or `inputs` is no whole number of at least 1, or a prior has another shape.
     """
     for what, value in (("components", components), ("inputs", inputs)):
         if not isinstance(value, int) or value < 1:
             raise OptionError(f"{what} must be a whole number of at least 1, got {value!r}")
     sites = {
-        f"{name}_frequency": _prior(frequency, 0.5, components, inputs),
-        f"{name}_bandwidth": _prior(bandwidth, 0.1, components, inputs, spread=2.0),
+        f"{name}_frequency": _by_component("frequency", _prior(frequency, 0.5, components, inputs), components, inputs),
+        f"{name}_bandwidth": _by_component(
+            "bandwidth", _prior(bandwidth, 0.1, components, inputs, spread=2.0), components, inputs
+        ),
         f"{name}_amplitude": _prior(amplitude, 1.0, components),
     }
 
     def matrix(values: Values, a: Tensor, b: Tensor) -> Tensor:
         away = 2 * math.pi * _differences(a, b)
-        frequency, bandwidth = (_full(values[f"{name}_{k}"], components, inputs) for k in ("frequency", "bandwidth"))
+        frequency, bandwidth = (
+            _of_components(values[f"{name}_{k}"]).expand(components, inputs) for k in ("frequency", "bandwidth")
+        )
         power = _full(values[f"{name}_amplitude"], components).square()
         waves = [
             power[q]
@@ -183,6 +188,23 @@ def spectral_mixture(
         return _full(values[f"{name}_amplitude"], components).square().sum().expand(len(a))
 
     return Kernel(sites, matrix, variance)
+
+
+def _by_component(what: str, prior: Prior, components: int, inputs: int) -> Prior:
+    """The prior, or an OptionError where its shape is not one for each component, or for each of their inputs."""
+    if hasattr(prior, "log_prob"):
+        shape = tuple(prior.batch_shape + prior.event_shape)
+    else:
+        shape = tuple(torch.as_tensor(prior).shape)
+    if shape not in ((), (components,), (components, 1), (components, inputs)):
+        raise OptionError(f"{what} has shape {shape}; wanted ({components},) or ({components}, {inputs})")
+    return prior
+
+
+def _of_components(value: Any) -> Tensor:
+    """A hyperparameter of each component, with an axis for the inputs."""
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    return tensor.unsqueeze(-1) if tensor.dim() == 1 else tensor
 
 
 def linear(amplitude: Prior = None, *, inputs: int | None = None, name: str = "linear") -> Kernel:
@@ -224,6 +246,11 @@ def deep(network: nn.Module | Network, kernel: Kernel | None = None, *, name: st
     """
     inner = rbf() if kernel is None else kernel
     net = as_network(network, name)
+    if net.name in inner.networks:
+        raise OptionError(
+            f"two networks of a kernel are named {net.name!r}, and would have the same weights: give one another name, "
+            "as in deep(net, name='outer')"
+        )
 
     def features(values: Values, x: Tensor) -> Tensor:
         return net(values[net.name], x)

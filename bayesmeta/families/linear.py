@@ -15,7 +15,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from bayesmeta.errors import DataError
-from bayesmeta.families.design import Chosen, Design, Origin
+from bayesmeta.families.design import Chosen, Design, Origin, is_flat
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.tasks import Tasks
 
@@ -87,5 +87,5 @@ def moments(tasks: Tasks, family: str) -> tuple[float, float]:
             f"{family} takes one number per observation, y has shape {tuple(tasks.y.shape[1:])} for each; "
             "bm.families.last_layer takes several"
         )
-    unit = float(tasks.y.std(unbiased=False)) if tasks.n_observations else 0.0
-    return float(tasks.y.mean()), unit or 1.0
+    spread = tasks.y.std(unbiased=False)
+    return float(tasks.y.mean()), 1.0 if bool(is_flat(spread, tasks.y)) else float(spread)

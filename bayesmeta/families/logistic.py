@@ -16,6 +16,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from bayesmeta.errors import DataError
 from bayesmeta.families.design import Amount, Chosen, Design, Origin, require_counts
 from bayesmeta.hierarchy import Hierarchy
 from bayesmeta.tasks import Tasks
@@ -75,6 +76,9 @@ def logistic(
         amount=amount,
     )
     total = torch.ones_like(tasks.y) if amount is None else amount.of_all(tasks)
+    parts = total[total != total.round()]
+    if len(parts):
+        raise DataError(f"trials={trials!r} has the value {float(parts[0]):g}; wanted whole numbers")
     require_counts(tasks, "logistic", total)
     level = _log_odds(tasks.y, total)
 

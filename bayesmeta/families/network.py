@@ -119,11 +119,27 @@ def _priors(net: nn.Module) -> Iterator[tuple[str, Tensor, float]]:
     modules = dict(net.named_modules())
     for path, parameter in net.named_parameters():
         owner, _, short = path.rpartition(".")
-        weight = getattr(modules[owner], "weight", None)
-        matrix = weight if isinstance(weight, Tensor) and weight.dim() > 1 else None
-        if parameter.dim() > 1:
-            matrix = parameter
-        if matrix is None or (parameter.dim() < 2 and "bias" not in short):
-            yield path, parameter.detach().clone(), 1.0
+        matrix = parameter if parameter.dim() > 1 else _matrix_of(modules[owner], short)
+        if matrix is None:
+            mean = torch.zeros_like(parameter) if "bias" in short else parameter.detach().clone()
+            yield path, mean, 1.0
         else:
-            yield path, torch.zeros_like(parameter), 1 / math.sqrt(math.prod(matrix.shape[1:]))
+            yield path, torch.zeros_like(parameter), 1 / math.sqrt(_fan_in(modules[owner], matrix))
+
+
+def _matrix_of(owner: nn.Module, short: str) -> Tensor | None:
+    """The weights that a bias goes with: `weight`, or of layers with several `weight_ih` for `bias_ih`."""
+    if "bias" not in short:
+        return None
+    for name in (short.replace("bias", "weight"), "weight"):
+        weight = getattr(owner, name, None)
+        if isinstance(weight, Tensor):
+            return weight if weight.dim() > 1 else None
+    return None
+
+
+def _fan_in(owner: nn.Module, matrix: Tensor) -> int:
+    """How many inputs each output of a layer has."""
+    if isinstance(owner, nn.modules.conv._ConvTransposeNd):
+        return matrix.shape[0] // owner.groups * math.prod(matrix.shape[2:])
+    return math.prod(matrix.shape[1:])

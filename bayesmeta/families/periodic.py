@@ -9,6 +9,8 @@ would do anything. With frequencies drawn at random and kept they are random Fou
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,9 @@ class Periodic(nn.Module):
 
     def __init__(self, count: int, inputs: int = 1, *, highest: float = 3.0) -> None:
         for name, value in (("count", count), ("inputs", inputs), ("highest", highest)):
-            if not value > 0:
-                raise OptionError(f"{name} must be above 0, got {value!r}")
+            whole = name == "highest" or isinstance(value, int)
+            if not whole or not 0 < value < math.inf:
+                raise OptionError(f"{name} must be above 0{'' if name == 'highest' else ' and whole'}, got {value!r}")
         super().__init__()
         spaced = highest * torch.arange(1, count + 1) / count
         self.frequency = nn.Parameter(spaced if inputs == 1 else spaced.unsqueeze(-1).repeat(1, inputs))
