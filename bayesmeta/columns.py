@@ -27,6 +27,11 @@ class Columns:
 
 def columns_of(task: str, x: str | Sequence[str] | None, y: str, context: str | Sequence[str] | None) -> Columns:
     """The columns as a user names them, checked for what no frame can mend."""
+    for role, names in (("x", x), ("context", context)):
+        _check_names(role, names)
+    for role, name in (("task", task), ("y", y)):
+        if not isinstance(name, str):
+            raise DataError(f"{role}: got {name!r}; wanted the name of one column, as text")
     columns = Columns(
         task=task,
         x=x if x is None or isinstance(x, str) else tuple(x),
@@ -40,3 +45,12 @@ def columns_of(task: str, x: str | Sequence[str] | None, y: str, context: str | 
                 "name another column"
             )
     return columns
+
+
+def _check_names(role: str, names: object) -> None:
+    """Raise a DataError unless names of columns are text, in an order."""
+    given = [] if names is None or isinstance(names, str) else names
+    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise DataError(
+            f"{role}: got {names!r}; wanted text, names of columns (df.columns = df.columns.map(str) makes them text)"
+        )

@@ -70,8 +70,7 @@ class Stream:
         if self._reader is not None:
             found = self._reader.batch(number, seed)
         else:
-            with torch.random.fork_rng(devices=[]):
-                found = self.source(seed_of(seed, number))  # type: ignore[operator]
+            found = _called(self.source, seed_of(seed, number))  # type: ignore[arg-type]
         tasks = as_tasks(found)
         if bool((tasks.sizes == 0).any()):
             raise DataError(f"batch {number} of the stream has a task without observations: leave such tasks out of it")
@@ -112,6 +111,18 @@ def own_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(own_seed(seed))
 
 
+def _called(source: Callable[[int], Any], seed: int) -> Any:
+    """What a function of a seed gives; global random numbers follow the seed too, and are put back."""
+    state = np.random.get_state()  # noqa: NPY002  (that of others)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            return source(seed)
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
 class _Reader:
     """Reads batches from what can be gone through again and again; global random numbers are left alone."""
 
@@ -136,7 +147,9 @@ class _Reader:
     def _open(self, seed: int) -> None:
         number = seed_of(seed, self._epoch)
         torch.manual_seed(number)
-        for owner in (self._source, getattr(self._source, "sampler", None)):
+        batches = getattr(self._source, "batch_sampler", None)
+        samplers = (getattr(self._source, "sampler", None), batches, getattr(batches, "sampler", None))
+        for owner in (self._source, *samplers):
             if isinstance(own := getattr(owner, "generator", None), torch.Generator):
                 own.manual_seed(number)
         self._iterator, self._state = iter(self._source), torch.get_rng_state()
@@ -168,7 +181,9 @@ def as_tasks(batch: Any) -> Tasks:
         context = {name: values for name, values in batch.items() if name not in ("x", "y")}
         return Tasks.from_arrays(batch["x"], batch["y"], context=context or None)
     if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch):
-        if len(batch) == 2 and all(isinstance(part, (Tensor, np.ndarray)) for part in batch):
+        arrays = all(isinstance(part, (Tensor, np.ndarray)) for part in batch)
+        lists = isinstance(batch, tuple) and all(isinstance(part, list) for part in batch)
+        if len(batch) == 2 and (arrays or lists):
             return Tasks.from_arrays(batch[0], batch[1])
         if all(isinstance(pair, Sequence) and len(pair) == 2 for pair in batch):
             return Tasks.from_lists([pair[0] for pair in batch], [pair[1] for pair in batch])

@@ -383,13 +383,13 @@ def check_columns(known: Tasks, other: Tasks, what: str) -> None:
 
 
 def _check_addable(ours: Tasks, theirs: Tasks) -> None:
-    check_columns(ours, theirs, "the tasks that they are added to")
     for what, left, right in (("x", ours.x, theirs.x), ("y", ours.y, theirs.y)):
         if left.shape[1:] != right.shape[1:]:
             raise DataError(
                 f"{what}: cannot add tasks with rows of shape {tuple(right.shape[1:])} to tasks with rows of "
                 f"shape {tuple(left.shape[1:])}; both need the same columns"
             )
+    check_columns(ours, theirs, "the tasks that they are added to")
     if set(ours.context) != set(theirs.context):
         raise DataError(
             f"context: cannot add tasks with {sorted(theirs.context)} to tasks with {sorted(ours.context)}; "

@@ -22,6 +22,7 @@ from bayesmeta.data import (
     PACOHCauchy,
     PACOHSinusoid,
 )
+from bayesmeta.data.panels import integrate
 from bayesmeta.data.wave_statistics import Even
 from bayesmeta.data.waves import WavePrior, Waves
 from bayesmeta.errors import DataError, NotAvailableError, OptionError, UnknownNameError
@@ -50,6 +51,38 @@ def _together(first: Tasks, second: Tasks, rows: int) -> Tasks:
 
 def _rows(tasks: Tasks, rows: slice) -> Tasks:
     return Tasks.from_lists([task.x[rows] for task in tasks], [task.y[rows] for task in tasks], names=tasks.names)
+
+
+def test_a_density_that_is_no_number_ends_the_integration() -> None:
+    with pytest.raises(DataError, match="is not a number"):
+        integrate(lambda task, at: torch.where(at > 0.5, math.nan, -at), torch.tensor([[0.0, 1.0]]))
+
+
+def test_a_density_that_never_becomes_smooth_has_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bayesmeta.data.panels.PANELS", 20)
+    rough = torch.Generator().manual_seed(0)
+    found = integrate(
+        lambda task, at: torch.rand(at.shape, generator=rough, dtype=torch.float64), torch.tensor([[0.0, 1.0]])
+    )
+
+    assert float(found.error) > 1e-3
+
+
+def test_nothing_observed_and_nothing_asked_are_fine() -> None:
+    for env in (DKTSines(), GPTasks()):
+        support, _ = env.tasks(2, 0, query=3)
+        assert env.optimal(support, torch.zeros(3)).mean.shape == (2, 3)
+        nothing = env.optimal(env.tasks(2, 3), torch.zeros(0))
+        assert nothing.mean.shape == (2, 0)
+        assert nothing.log_prob([torch.zeros(0)] * 2, pointwise=True).shape == (2, 0)
+
+
+def test_a_single_column_of_inputs_is_as_good_as_a_vector() -> None:
+    env = DKTSines()
+    support = env.tasks(3, 4, seed=1)
+    column = replace(support, x=support.x.unsqueeze(-1))
+
+    assert torch.equal(env.optimal(column, torch.zeros(2, 1)).mean, env.optimal(support, torch.zeros(2)).mean)
 
 
 # --- tasks ---------------------------------------------------------------------------------------------------
@@ -111,9 +144,15 @@ def test_the_cauchy_environment_is_as_published() -> None:
         (lambda: DKTSines().tasks(3, (4, 2)), "count must be at least 1"),
         (lambda: DKTSines().tasks(3, 5, inputs="outside"), "inputs must be one of"),
         (lambda: PACOHCauchy().tasks(3, 5, inputs="out"), "inputs must be 'in'"),
-        (lambda: DKTSines(amplitude=(5.0, 1.0)), r"amplitude must be \(low, high\)"),
+        (lambda: DKTSines(amplitude=(5.0, 1.0)), r"amplitude: got .*wanted \(low, high\)"),
         (lambda: GPTasks("rational"), "unknown kernel 'rational'"),
-        (lambda: GPTasks(length=-1.0), "length must be a positive number"),
+        (lambda: GPTasks(length=-1.0), "length: got -1.0; wanted a number above 0"),
+        (lambda: GPTasks(length=[0.1, 0.6]), "length: got"),  # type: ignore[arg-type]
+        (lambda: GPTasks(noise=-0.1), "noise: got -0.1"),
+        (lambda: DKTSines(noise=0.0), "noise: got 0.0; wanted a number above 0"),
+        (lambda: PACOHSinusoid(slope=(0.5, 0.0)), "slope: got .*a mean|slope: got .*standard deviation"),
+        (lambda: DKTSines().tasks(3, 2.5), "are whole numbers"),  # type: ignore[call-overload]
+        (lambda: DKTSines().tasks(3, 2, seed=-1), "are whole numbers"),
     ],
 )
 def test_what_cannot_be_made(make: Callable[[], Any], match: str) -> None:
@@ -132,6 +171,10 @@ def test_what_cannot_be_predicted() -> None:
         env.optimal(support, [torch.zeros(3), torch.zeros(3)])
     with pytest.raises(DataError, match="y has 3 observations, predicted are 4"):
         best.log_prob(torch.zeros(3, 3))
+    with pytest.raises(DataError, match="y has 1 values that are NaN or infinite"):
+        best.log_prob([torch.tensor([math.nan, 0.0, 0.0, 0.0]), *torch.zeros(2, 4)])
+    with pytest.raises(DataError, match="no wave of these amplitudes and phases passes through"):
+        MAMLSines().optimal(Tasks.from_lists([[1.0]], [[6.0]]), torch.zeros(2))
     with pytest.raises(OptionError, match="q must lie between 0 and 1"):
         best.quantile(1.0)
     with pytest.raises(NotAvailableError, match="without noise"):
@@ -287,6 +330,21 @@ def test_periodic_kernels_are_integrated_over_their_period() -> None:
 
     assert float(best.error.max()) < 1e-5
     assert torch.allclose(best.log_prob(query), best.log_prob(query, pointwise=True)[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("turns", [(0.0, 2.0), (-1.0, 1.0), (0.0, 4.0)])
+def test_without_noise_phases_may_go_round(turns: tuple[float, float]) -> None:
+    env = MAMLSines(phase=(turns[0] * math.pi, turns[1] * math.pi))
+    support, x = env.tasks(10, 1, seed=3), torch.linspace(-5.0, 5.0, 5, dtype=torch.float64)
+    found = env.optimal(support, x).mean
+    phase = torch.linspace(*env.phase, 200_001, dtype=torch.float64)
+
+    for t, task in enumerate(support):
+        unit = torch.sin(task.x[0] - phase)
+        amplitude = task.y[0] / unit
+        weight = ((amplitude >= env.amplitude[0]) & (amplitude <= env.amplitude[1])) / unit.abs()
+        waves = torch.where(weight > 0, amplitude, 0.0) * torch.sin(x[:, None] - phase)
+        torch.testing.assert_close(found[t], (weight * waves).sum(1) / weight.sum(), rtol=0, atol=2e-3)
 
 
 def test_without_noise_two_observations_settle_the_wave() -> None:

@@ -124,3 +124,18 @@ def test_names_are_written_letter_by_letter(name: str) -> None:
         figure.savefig(io.BytesIO(), format="png", dpi=30)
     finally:
         plt.close(figure)
+
+
+@pytest.mark.filterwarnings("ignore::bayesmeta.errors.BayesmetaWarning")
+def test_names_that_are_too_long_are_cut() -> None:
+    rows = pd.DataFrame({"site": np.repeat([f"{'x' * 120}{k}" for k in range(3)], 3)})
+    rows["y"] = np.random.default_rng(0).normal(size=9)
+    tasks = bm.Tasks.from_frame(rows, task="site", y="y")
+    known = bm.fit(bm.families.linear(tasks), tasks, bm.Laplace(draws=50), progress=False)
+    for name in ("loo", "shrinkage", "tasks", "novelty"):
+        panel = np.asarray(DRAWN[name](known), dtype=object).reshape(-1)[0]
+        texts = [panel.get_title(loc) for loc in ("left", "center")]
+        texts += [tick.get_text() for tick in (*panel.get_xticklabels(), *panel.get_yticklabels())]
+        plt.close(panel.figure)
+        assert any("x…" in text for text in texts)
+        assert not any("x" * 40 in text for text in texts)

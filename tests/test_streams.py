@@ -152,3 +152,29 @@ def test_a_loader_with_a_generator_of_its_own_gives_every_batch_again() -> None:
     first = [stream.batch(0).y.tolist() for _ in range(3)]
     assert first[0] == first[1] == first[2]
     assert len({str(stream.batch(0, seed=seed).y.tolist()) for seed in range(5)}) > 1
+
+
+def test_global_random_numbers_of_a_function_follow_the_seed() -> None:
+    stream = bm.Stream(lambda seed: bm.Tasks.from_arrays(None, torch.randn(2, 3) + np.random.rand()))  # noqa: NPY002
+    before = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    batches = [stream.batch(k).y.tolist() for k in (0, 1, 2, 0)]
+
+    assert batches[0] == batches[3]
+    assert len({str(one) for one in batches}) == 3
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index]  # noqa: NPY002
+
+
+def test_a_sampler_of_batches_with_a_generator_gives_every_batch_again() -> None:
+    data = torch.utils.data.TensorDataset(torch.arange(24.0).reshape(12, 2), torch.arange(24.0).reshape(12, 2))
+    order = torch.utils.data.RandomSampler(data, generator=torch.Generator().manual_seed(5))
+    batches = torch.utils.data.BatchSampler(order, 3, drop_last=False)
+    stream = bm.Stream(torch.utils.data.DataLoader(data, batch_sampler=batches))
+
+    assert seen(stream, 4) == seen(stream, 4)
+
+
+def test_two_tasks_as_lists_are_told_from_a_pair_of_lists() -> None:
+    x, y = [[0.0, 1.0], [2.0, 3.0]], [[10.0, 11.0], [12.0, 13.0]]
+
+    assert as_tasks((x, y)).y.tolist() == [10.0, 11.0, 12.0, 13.0]
+    assert as_tasks([(x[0], y[0]), (x[1], y[1])]).y.tolist() == [10.0, 11.0, 12.0, 13.0]

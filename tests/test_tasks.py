@@ -138,6 +138,10 @@ def test_categorical_task_labels_do_not_bring_tasks_that_have_no_rows() -> None:
         ({"context": "kind"}, DataError, r"context: column 'kind' is not numeric"),
         ({"context": "age"}, DataError, r"context: column 'age' varies within task 'B' \(10 and 30\).*in x"),
         ({"x": "radon"}, DataError, r"x: column 'radon' is y as well"),
+        ({"x": [1]}, DataError, r"x: got \[1\]; wanted text, names of columns"),
+        ({"x": {"age", "floor"}}, DataError, r"x: got .*wanted text, names of columns"),
+        ({"y": ["radon"]}, DataError, r"y: got \['radon'\]; wanted the name of one column"),
+        ({"task": 0}, DataError, r"task: got 0; wanted the name of one column"),
         ({"task": "radon"}, DataError, r"task: column 'radon' is y as well"),
     ],
 )

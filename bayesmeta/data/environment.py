@@ -7,8 +7,10 @@ better on average, so its figures are the floor of every table.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import overload
+from dataclasses import replace
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -23,6 +25,9 @@ __all__ = ["Dice", "Environment", "Range"]
 
 Range = tuple[float, float]
 PARTS = ("functions", "inputs", "noise", "sizes")
+POSITIVE = ("noise", "frequency", "spread", "squared_length", "width", "length", "scale", "period")
+MOMENTS = ("shift", "level", "slope")
+RANGES = ("amplitude", "phase", "inputs", "outside", "bounds")
 
 
 class Dice:
@@ -47,6 +52,11 @@ class Dice:
 
 class Environment(ABC):
     """A distribution over tasks. Frozen dataclasses derive from it and hold its settings."""
+
+    def __post_init__(self) -> None:
+        for name in (*POSITIVE, *MOMENTS, *RANGES):
+            if hasattr(self, name):
+                _check_setting(name, getattr(self, name))
 
     @overload
     def tasks(
@@ -84,7 +94,9 @@ class Environment(ABC):
         Raises:
             OptionError: A negative number, or an unknown range.
         """
-        low, high = shots if isinstance(shots, tuple) else (int(shots), int(shots))
+        low, high = shots if isinstance(shots, tuple) and len(shots) == 2 else (shots, shots)
+        if not all(isinstance(one, (int, np.integer)) for one in (count, low, high, query or 0, seed)) or seed < 0:
+            raise OptionError(f"count, shots, query and seed are whole numbers; got {count}, {shots}, {query}, {seed}")
         if count < 1 or not 0 <= low <= high or (query or 0) < 0:
             raise OptionError(f"count must be at least 1, shots and query at least 0; got {count}, {shots}, {query}")
         asked = query or 0
@@ -108,7 +120,7 @@ class Environment(ABC):
                 of one array per task.
         """
         query = query_tasks(support, x)
-        return Optimal(query, self._conditional(support[list(query.names)]))
+        return Optimal(_plain(query), self._conditional(_plain(support[list(query.names)])))
 
     @abstractmethod
     def _inputs(self, dice: Dice, rows: int, count: int, inputs: str | Range) -> Tensor:
@@ -121,6 +133,24 @@ class Environment(ABC):
     @abstractmethod
     def _conditional(self, support: Tasks) -> Conditional:
         """The posterior predictive given the support."""
+
+
+def _plain(tasks: Tasks) -> Tasks:
+    """Tasks whose only input column is no axis: as an environment makes them."""
+    return replace(tasks, x=tasks.x.squeeze(-1)) if tasks.x.dim() == 2 and tasks.x.shape[1] == 1 else tasks
+
+
+def _check_setting(name: str, value: Any) -> None:
+    """Raise an OptionError unless a number, a range or a mean and standard deviation is one."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    real = all(isinstance(one, (int, float)) and math.isfinite(one) for one in numbers)
+    fits = real and len(numbers) == (2 if isinstance(value, tuple) or name not in POSITIVE else 1)
+    if name in POSITIVE and not (fits and min(numbers) > 0):
+        raise OptionError(f"{name}: got {value!r}; wanted a number above 0")
+    if name in MOMENTS and not (fits and numbers[1] > 0):
+        raise OptionError(f"{name}: got {value!r}; wanted (mean, standard deviation), the second above 0")
+    if name in RANGES and not (fits and numbers[0] < numbers[1]):
+        raise OptionError(f"{name}: got {value!r}; wanted (low, high) with low < high")
 
 
 def uniform_inputs(dice: Dice, rows: int, count: int, inputs: str | Range, known: dict[str, Range]) -> Tensor:

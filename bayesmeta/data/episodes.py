@@ -47,8 +47,8 @@ def drawn(sizes: Tensor, names: Sequence[str], draw: Draw, seed: int) -> Drawn:
     """
     _check(sizes, names, draw)
     one, other = (torch.Generator().manual_seed(int(part)) for part in np.random.SeedSequence(seed).generate_state(2))
-    classes = torch.rand(draw.tasks, len(sizes), generator=one).topk(draw.ways, 1).indices
-    keys = torch.rand(draw.tasks, draw.ways, int(sizes.max()), generator=other)
+    classes = torch.rand(draw.tasks, len(sizes), generator=one, dtype=torch.float32).topk(draw.ways, 1).indices
+    keys = torch.rand(draw.tasks, draw.ways, int(sizes.max()), generator=other, dtype=torch.float32)
     there = torch.arange(keys.shape[-1]) < sizes[classes].unsqueeze(-1)
     places = torch.where(there, keys, BEHIND).argsort(-1)[..., : draw.query + draw.shots]
     return Drawn(classes, places)

@@ -67,10 +67,11 @@ class GPTasks(Environment):
     def __post_init__(self) -> None:
         if self.kernel not in KERNELS:
             raise OptionError(unknown("kernel", self.kernel, KERNELS))
+        super().__post_init__()
         for name in ("length", "scale", "period"):
             low, high = self._range(name)
-            if not 0 < low <= high:
-                raise OptionError(f"{name} must be a positive number or (low, high), got {getattr(self, name)!r}")
+            if low > high:
+                raise OptionError(f"{name}: got {getattr(self, name)!r}; wanted a number or (low, high)")
 
     def _range(self, name: str) -> Range:
         value = getattr(self, name)

@@ -169,7 +169,7 @@ class HyperGaussian:
 
 def _padded(tasks: Tasks) -> tuple[Tensor, Tensor, Tensor]:
     """x, y and what is missing of them, (T, n) each."""
-    most = int(tasks.sizes.max())
+    most = max(1, int(tasks.sizes.max()))
     present = torch.arange(most) < tasks.sizes[:, None]
     x, y = (torch.zeros(len(tasks), most, dtype=torch.float64) for _ in range(2))
     x[present], y[present] = tasks.x, tasks.y

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesmeta.data.panels import legendre
-from bayesmeta.errors import NotAvailableError
+from bayesmeta.errors import DataError, NotAvailableError
 from bayesmeta.normals import Normals
 from bayesmeta.tasks import Task, Tasks
 
@@ -78,17 +78,20 @@ class Noiseless:
             angle = 2 * torch.atan(torch.exp(ends[0] + (ends[1] - ends[0]) * unit))
             waves.append(_as_waves(height / torch.sin(angle), x - angle - turn))
             shares.append(weights * (ends[1] - ends[0]))
+        if not shares:
+            raise DataError(f"no wave of these amplitudes and phases passes through ({x:g}, {y:g})")
         weight = torch.cat(shares)
         return torch.cat(waves), weight / weight.sum()
 
     def _arcs(self, x: float, height: float, negative: bool) -> list[tuple[float, float, float]]:
         """Where x - b may lie: first and last angle in (0, π), and what to add to them."""
-        low, high = (height / a for a in reversed(self._amplitude))
+        low, high = (height / a if a > 0 else math.inf for a in reversed(self._amplitude))
         inner, outer = math.asin(min(low, 1.0)), math.asin(min(high, 1.0))
-        around = round(x / (2 * math.pi))
+        half = math.pi if negative else 0.0
+        least, most = (x - half - end for end in reversed(self._phase))
         arcs = []
-        for k in range(around - 1, around + 2):
-            turn = 2 * math.pi * k + (math.pi if negative else 0.0)
+        for k in range(math.floor((least - math.pi) / (2 * math.pi)), math.ceil(most / (2 * math.pi)) + 1):
+            turn = 2 * math.pi * k + half
             bounds = x - self._phase[1] - turn, x - self._phase[0] - turn
             for first, last in ((inner, outer), (math.pi - outer, math.pi - inner)):
                 first, last = max(first, bounds[0]), min(last, bounds[1])

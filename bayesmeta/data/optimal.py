@@ -117,8 +117,10 @@ class Optimal:
         observed = self._observed(y)
         if not pointwise:
             return self._conditional.log_prob(observed)
-        values = self._conditional.pointwise(observed, self._mixture)
         out = self._empty(())
+        if not observed.n_observations:
+            return out
+        values = self._conditional.pointwise(observed, self._mixture)
         out[self._filled] = values
         return out
 
@@ -152,6 +154,8 @@ class Optimal:
     ) -> Tensor:
         out = self._empty(lead)
         for t, task in enumerate(self.query if y is None else y):
+            if not task.n:
+                continue
             out[..., t, : task.n] = fn(self._mixture(t), task.y)
         return out
 
@@ -173,4 +177,6 @@ class Optimal:
             if len(values) != task.n:
                 raise DataError(f"task {task.name!r}: y has {len(values)} observations, predicted are {task.n}")
         flat = torch.cat([torch.as_tensor(np.asarray(values), dtype=torch.float64) for values in ys])
+        if not bool(torch.isfinite(flat).all()):
+            raise DataError(f"y has {int((~torch.isfinite(flat)).sum())} values that are NaN or infinite")
         return Tasks(self.query.x, flat, self.query.offsets, self.names)

@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesmeta.errors import DataError
+
 __all__ = ["Nodes", "integrate", "legendre"]
 
 ORDER = 16
 TAIL = 3  # how many of the last coefficients must have died out
 NEGLIGIBLE = -25.0  # nats below the integral of the task
 ROUNDS = 60
+PANELS = 200_000
 NUMBERS = 2_000_000
 
 
@@ -55,10 +58,15 @@ def legendre(order: int) -> tuple[Tensor, Tensor]:
 def integrate(log_f: Callable[[Tensor, Tensor], Tensor], edges: Tensor, tolerance: float = 1e-8) -> Nodes:
     """The integrals of exp f_t over [first, last edge] of each task.
 
+    Where more panels would be needed than `PANELS`, what is there counts, and the error says how much is missing.
+
     Args:
         log_f: from tasks (K,) and points (K, order) the values f (K, order).
         edges: the ends of the first panels (T, E), ascending in each row; panels without width are left out.
         tolerance: what may be missing on a panel, relative to the integral.
+
+    Raises:
+        DataError: A value is not a number.
     """
     unit, weights = legendre(ORDER)
     task = torch.arange(len(edges)).repeat_interleave(edges.shape[1] - 1)
@@ -71,10 +79,13 @@ def integrate(log_f: Callable[[Tensor, Tensor], Tensor], edges: Tensor, toleranc
     for turn in range(ROUNDS):
         at = lower[:, None] + width[:, None] * unit
         values = _evaluated(log_f, task, at)
+        if bool(torch.isnan(values).any()):
+            raise DataError("the density of the observations of a task is not a number: look for NaN and infinite ones")
         terms = values + weights.log() + width.log()[:, None]
         log_z = torch.logaddexp(done_z, _log_sums(torch.logsumexp(terms, 1), task, len(edges)))
         tail = _tail(values - log_z[task][:, None]) * width
-        done = _resolved(values, terms, tail, log_z[task], width, tolerance) | torch.tensor(turn == ROUNDS - 1)
+        last = turn == ROUNDS - 1 or len(task) > PANELS
+        done = _resolved(values, terms, tail, log_z[task], width, tolerance) | torch.tensor(last)
         kept.append((task[done].repeat_interleave(ORDER), at[done].reshape(-1), terms[done].reshape(-1)))
         done_z = torch.logaddexp(done_z, _log_sums(torch.logsumexp(terms[done], 1), task[done], len(edges)))
         error.index_add_(0, task[done], tail[done])

@@ -22,7 +22,6 @@ from bayesmeta.data.noiseless import Noiseless
 from bayesmeta.data.optimal import Conditional
 from bayesmeta.data.wave_statistics import Even, Growing
 from bayesmeta.data.waves import WavePrior, Waves
-from bayesmeta.errors import OptionError
 from bayesmeta.normals import Normals
 from bayesmeta.tasks import Tasks
 
@@ -48,12 +47,6 @@ class Sines(Environment):
     phase: Range = (0.0, math.pi)
     inputs: Range = (-5.0, 5.0)
     outside: Range = (-5.0, 10.0)
-
-    def __post_init__(self) -> None:
-        for name in ("amplitude", "phase", "inputs", "outside"):
-            low, high = getattr(self, name)
-            if not low < high:
-                raise OptionError(f"{name} must be (low, high) with low < high, got {(low, high)}")
 
     def _inputs(self, dice: Dice, rows: int, count: int, inputs: str | Range) -> Tensor:
         return uniform_inputs(dice, rows, count, inputs, {"in": self.inputs, "out": self.outside})

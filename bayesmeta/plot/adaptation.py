@@ -14,7 +14,7 @@ from bayesmeta.diagnose.replicates import fresh_names
 from bayesmeta.errors import BayesmetaWarning, DataError, OptionError
 from bayesmeta.plot.panel import Band, View, bands, draw_task, view_of
 from bayesmeta.plot.picking import enough_draws
-from bayesmeta.plot.style import GREY, Grid, check_level, grid_legend, plain, spread, tidy
+from bayesmeta.plot.style import GREY, Grid, check_level, grid_legend, short, spread, tidy
 from bayesmeta.plot.tasks import label_outer, wrapped
 from bayesmeta.psis import K_HAT
 from bayesmeta.tasks import Task, Tasks
@@ -86,7 +86,7 @@ def adaptation(
     grid_legend(panels, whole=ax is None)
     if ax is None:
         seen = ", which the fit has seen" if task.name in posterior.tasks else ""
-        panels[0, 0].figure.suptitle(plain(task.name) + seen, fontsize="medium")
+        panels[0, 0].figure.suptitle(short(task.name, 60) + seen, fontsize="medium")
     return panels
 
 

@@ -15,7 +15,7 @@ import torch
 
 from bayesmeta.evidence.conditional import constrained
 from bayesmeta.plot.picking import Element, one_site, picked_elements
-from bayesmeta.plot.style import BLACK, BLUE, LIGHT, legend, new_axes, plain, spread, thinned, tidy
+from bayesmeta.plot.style import BLACK, BLUE, LIGHT, legend, new_axes, short, spread, thinned, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,8 @@ def adaptation_path(
         ax.set(xlabel=chosen[0].label, ylabel=chosen[1].label)
     draws = adapted.path.shape[1]
     left = thinned(paths[0].shape[1], draws, "draws")
-    ax.set_title(f"{plain(adapted.names[position])}: {len(paths[0]) - 1} steps{left}", fontsize="medium", loc="left")
+    name = short(adapted.names[position], 40)
+    ax.set_title(f"{name}: {len(paths[0]) - 1} steps{left}", fontsize="medium", loc="left")
     legend(ax, "below")
     return tidy(ax)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bayesmeta.diagnose.comparison import Comparison
 from bayesmeta.errors import DataError, OptionError, UnknownNameError, unknown
 from bayesmeta.plot.compare_shots import compare_shots
-from bayesmeta.plot.style import BLACK, BLUE, GREY, check_level, legend, new_axes, percent, plain, tidy
+from bayesmeta.plot.style import BLACK, BLUE, GREY, check_level, legend, new_axes, percent, short, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def _compare_rows(
     _draw(ax, rows, NormalDist().inv_cdf((1 + level) / 2), level)
     if nominal is not None:
         ax.axvline(nominal, color=BLACK, linewidth=0.8, linestyle="--", zorder=1, label=f"promised: {nominal:g}")
-    ax.set_yticks(range(len(rows)), [plain(row.name) for row in rows])
+    ax.set_yticks(range(len(rows)), [short(row.name, 32) for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_ylabel("hierarchy" if metric == "elpd_loo" else "learner")
     ax.set_xlabel(label or LABELS.get(metric, metric))

@@ -21,7 +21,7 @@ from bayesmeta.plot.style import (
     new_axes,
     new_grid,
     percent,
-    plain,
+    short,
     tidy,
 )
 
@@ -120,7 +120,7 @@ def _draw(ax: Axes, result: Comparison, metric: str, place: int, width: float) -
     x = (np.arange(len(values)) + APART * (place - middle))[there]
     colour, turn = COLOURS[place % len(COLOURS)], place // len(COLOURS) % len(STYLES)
     ax.plot(
-        x, values[there], MARKERS[turn] + STYLES[turn], color=colour, markersize=4.5, linewidth=1.3, label=plain(name)
+        x, values[there], MARKERS[turn] + STYLES[turn], color=colour, markersize=4.5, linewidth=1.3, label=_label(name)
     )
     if metric == "ece":
         ax.scatter(x, rows["ece_floor"].to_numpy(dtype=float)[there], marker="_", color=colour, s=60, linewidths=1.5)
@@ -138,3 +138,8 @@ def _reference(ax: Axes, result: Comparison, metric: str, level: float) -> None:
     if metric == "coverage":
         wanted = next(iter(result.cells.values())).score.level  # type: ignore[union-attr]
         ax.axhline(wanted, color=BLACK, linewidth=0.8, linestyle="--", zorder=1, label=f"promised: {wanted:g}")
+
+
+def _label(name: str) -> str:
+    """A learner in the legend; what begins with an underscore, matplotlib would leave out."""
+    return f"\u200b{short(name, 32)}" if name.startswith("_") else short(name, 32)

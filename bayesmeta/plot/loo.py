@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesmeta.errors import DataError, OptionError, unknown
-from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, plain, tidy
+from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, short, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ __all__ = ["loo"]
 MOST_TICKS = 25
 MOST_NAMED = 6
 FAILS = 1.0  # from here on, the mean of the weights does not even exist
-LOWEST = -0.5  # of k-hats drawn: below it, they differ in nothing that matters
+LOWEST, HIGHEST = -0.5, 10.0  # of k-hats drawn: beyond, they differ in nothing that matters
 WHAT = ("k_hat", "elpd")
 
 
@@ -91,7 +91,7 @@ def _entry(found: Any, name: str) -> Any:
 
 
 def _draw_k_hat(ax: Axes, names: list[str], k_hat: Array, refitted: set[str], good_k: float) -> None:
-    shown = np.maximum(np.nan_to_num(k_hat, nan=LOWEST), LOWEST)
+    shown = np.clip(np.nan_to_num(k_hat, nan=np.inf), LOWEST, HIGHEST)  # one that is no number tells as little
     again = np.array([name in refitted for name in names])
     bad = shown > good_k
     places = np.arange(len(names))
@@ -130,7 +130,7 @@ def _name(ax: Axes, names: list[str], values: Array, odd: npt.NDArray[np.intp], 
         left = t > 0.75 * len(names)
         at, side = ((-5, 0), "right") if left else ((5, 0), "left")
         ax.annotate(
-            plain(names[t]), (t, float(values[t])), at, textcoords="offset points", ha=side, va="center", fontsize=8
+            short(names[t]), (t, float(values[t])), at, textcoords="offset points", ha=side, va="center", fontsize=8
         )
 
 
@@ -163,6 +163,6 @@ def _ticks(ax: Axes, names: list[str]) -> None:
     crowded = sum(map(len, names)) > 60
     ax.set_xlim(-0.7, len(names) - 0.3)
     ax.set_xticks(
-        range(len(names)), list(map(plain, names)), rotation=45 if crowded else 0, ha="right" if crowded else "center"
+        range(len(names)), list(map(short, names)), rotation=45 if crowded else 0, ha="right" if crowded else "center"
     )
     ax.set_xlabel("task left out")

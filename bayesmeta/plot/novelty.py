@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayesmeta.errors import NotAvailableError, OptionError
-from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, plain, tidy
+from bayesmeta.plot.style import BLACK, BLUE, GREY, RED, legend, new_axes, short, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,8 +77,8 @@ def _probabilities(result: Novelty) -> Array:
 
 
 def _short(part: str) -> str:
-    for long, short in SHORT.items():
-        part = part.replace(long, short)
+    for words, fewer in SHORT.items():
+        part = part.replace(words, fewer)
     return part
 
 
@@ -113,9 +113,8 @@ def _draw(ax: Axes, values: Array, strange: list[bool], replicates: int) -> None
 
 def _label(ax: Axes, result: Novelty, order: npt.NDArray[np.intp], strangers: int) -> None:
     names = [result.names[t] for t in order]
-    short = [name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…" for name in names]
-    ax.set_yticks(range(len(short)), list(map(plain, short)))
-    ax.set_ylim(len(short) - 0.5, -0.5)
+    ax.set_yticks(range(len(names)), [short(name, MOST_LETTERS) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
     seen = int((result.sizes > 0).sum())
     shown = f", the {len(order)} strangest drawn" if len(order) < seen else ""
     shown += f" ({len(result) - seen:,} without observations)" if seen < len(result) else ""

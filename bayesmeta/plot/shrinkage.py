@@ -28,6 +28,7 @@ from bayesmeta.plot.style import (
     new_axes,
     noun,
     plain,
+    short,
     spread,
     thinned,
     tidy,
@@ -223,7 +224,7 @@ def _draw_population(ax: Axes, place: Tensor, pooled: Pooling, along: str | None
 
 def _label_horizontal(ax: Axes, posterior: Posterior, columns: _Columns, along: str | None, names: list[str]) -> None:
     if along is None:
-        _ticks(ax, columns.sizes, list(map(plain, names)), plain(noun(posterior)))
+        _ticks(ax, columns.sizes, list(map(short, names)), plain(noun(posterior)))
     else:
         ax.set_xlabel(plain(along))
     ax.set_xlabel(ax.get_xlabel() + thinned(len(names), len(posterior.tasks)))

@@ -40,6 +40,7 @@ __all__ = [
     "percent",
     "plain",
     "response_label",
+    "short",
     "spread",
     "thinned",
     "tidy",
@@ -178,6 +179,15 @@ def input_label(tasks: Tasks, column: int = 0) -> str:
     if tasks.columns is not None and column < len(tasks.columns.inputs):
         return tasks.columns.inputs[column]
     return "x" if tasks.x.dim() == 1 or tasks.x.shape[-1] == 1 else f"x[{column}]"
+
+
+def short(name: str, most: int = 24) -> str:
+    """A user's name, its end left out where it is too long for a tick or a title, as matplotlib writes it plain.
+
+    >>> short("a" * 30)
+    'aaaaaaaaaaaaaaaaaaaaaaa…'
+    """
+    return plain(name if len(name) <= most else f"{name[: most - 1]}…")
 
 
 def plain(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bayesmeta.adapt import Adapted
 from bayesmeta.plot.panel import bands, draw_task, view_of
 from bayesmeta.plot.picking import of_the_fit, picked_tasks
-from bayesmeta.plot.style import Grid, check_level, grid_legend, grid_of, hide_empty, new_grid, plain, thinned, tidy
+from bayesmeta.plot.style import Grid, check_level, grid_legend, grid_of, hide_empty, new_grid, short, thinned, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,8 +69,7 @@ def tasks(
     found = dict(zip(adapted.names, bands(adapted, view), strict=True))
     for panel, name in zip(panels.reshape(-1), shown, strict=False):
         left = draw_task(panel, view, known[name], found[name])
-        short = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
-        panel.set_title(plain(short) + (f"\n{left}" if left else f" ({known[name].n:,})"), fontsize="small")
+        panel.set_title(short(name, LONGEST) + (f"\n{left}" if left else f" ({known[name].n:,})"), fontsize="small")
         tidy(panel).tick_params(labelsize="small")
     label_outer(panels, len(shown), view.xlabel, view.ylabel)
     grid_legend(panels, whole=ax is None)
