@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bayesmeta.classes import class_count, class_shares, log_share
 from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
+from bayesmeta.infer.options import check_whole
 from bayesmeta.mapping import CHUNK_NUMBERS, over_draws
 from bayesmeta.normals import Normals
 from bayesmeta.observation import drawn, moments, normals, predicted, total_moments, warn_slow
@@ -141,8 +142,7 @@ class Predictive:
 
     def sample(self, n: int = 1000, seed: int = 0) -> Tensor:
         """Draws of the observations (n, T, m)."""
-        if n < 1:
-            raise OptionError(f"n must be at least 1, got {n}")
+        check_whole("n", n, 1)
         return self._drawn(n, seed, lambda values: values[0], (n,))
 
     @one_thread()

@@ -26,6 +26,8 @@ def query_tasks(adapted: Tasks, x: Any) -> Tasks:
         xs = [task.x for task in x]
     else:
         names = list(adapted.names)
+        if isinstance(x, (int, float)) or (isinstance(x, (Tensor, np.ndarray)) and x.ndim == 0):
+            raise DataError(f"x: got {x!r}; wanted a Tasks, an array of inputs for all tasks, or a list of arrays")
         shared = isinstance(x, (Tensor, np.ndarray))
         xs = [torch.as_tensor(x, dtype=torch.float64)] * len(names) if shared else list(x)
         if len(xs) != len(names):
@@ -60,6 +62,8 @@ def observed_tasks(query: Tasks, y: Tensor | npt.NDArray[Any] | Sequence[Any] | 
         ys: list[Any] = [y[name].y for name in query.names]
     else:
         ys = list(y)
+        if any(np.ndim(values) == 0 for values in ys):
+            raise DataError("y has one number per task; wanted an array of observations for each, as in y[:, None]")
     if len(ys) != len(query.names):
         raise DataError(f"y is for {len(ys)} tasks, predicted are {len(query.names)}")
     for task, values in zip(query, ys, strict=True):

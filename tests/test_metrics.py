@@ -313,9 +313,12 @@ def test_a_posterior_predictive_is_scored_as_it_is() -> None:
     ("change", "error", "match"),
     [
         ({"level": 1.0}, OptionError, "level must lie between 0 and 1"),
-        ({"draws": 5}, OptionError, "draws must be at least 20"),
+        ({"draws": 5}, OptionError, "draws must be a whole number of at least 20"),
         ({"y": torch.zeros(59, 5)}, DataError, "y is for 59 tasks, predicted are 60"),
         ({"y": torch.zeros(60, 6)}, DataError, "task '0': y has shape"),
+        ({"y": torch.zeros(60)}, DataError, r"y has one number per task.*y\[:, None\]"),
+        ({"y": ["a"] * 60}, DataError, "y: wanted numbers, one array per task"),
+        ({"draws": 100.0}, OptionError, "draws must be a whole number of at least 20, got 100.0"),
     ],
 )
 def test_what_cannot_be_scored(change: dict[str, Any], error: type[Exception], match: str) -> None:

@@ -295,6 +295,14 @@ def left_out(count: int, bad: int = 0, refitted: tuple[int, ...] = ()) -> Any:
     return elpd_data(left, tuple(f"t{k}" for k in range(count)), 1000, [f"t{k}" for k in refitted])
 
 
+def test_k_hats_that_are_no_numbers_tell_as_little_as_the_worst() -> None:
+    found = left_out(6)
+    found["pareto_k"][:2] = [math.inf, math.nan]
+    drawn = check(bm.plot.loo(found))
+
+    assert len(drawn.data("points", RED)) == 2
+
+
 def test_k_hats_have_their_limit_and_refits_are_told_apart() -> None:
     found = left_out(40, bad=2, refitted=(5, 6))
     drawn = check(bm.plot.loo(found))

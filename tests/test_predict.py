@@ -650,3 +650,15 @@ def test_quantiles_take_levels_in_any_form() -> None:
 
     torch.testing.assert_close(found.quantile(np.array([0.1, 0.9])), found.quantile([0.1, 0.9]), equal_nan=True)
     torch.testing.assert_close(found.quantile(torch.tensor(0.5)), found.quantile(0.5), equal_nan=True)
+
+
+def test_what_is_no_array_is_said() -> None:
+    adapted = adapted_to("normal_normal")
+    count = len(adapted.tasks)
+
+    with pytest.raises(DataError, match=r"x: got 0.0; wanted a Tasks, an array of inputs"):
+        adapted.predict(0.0)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"y has one number per task.*y\[:, None\]"):
+        predicted("normal_normal").log_prob(torch.zeros(count))
+    with pytest.raises(OptionError, match=r"n must be a whole number of at least 1, got 2.5"):
+        predicted("normal_normal").sample(2.5)  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def test_it_shows_itself() -> None:
     [
         ({"shots": []}, OptionError, "shots must be whole numbers of at least 0"),
         ({"shots": [1, -1]}, OptionError, "shots must be whole numbers of at least 0"),
-        ({"tasks": 1}, OptionError, "tasks must be at least 2, got 1"),
+        ({"tasks": 1}, OptionError, "tasks must be a whole number of at least 2, got 1"),
         ({"x": torch.ones(3), "shots": [5]}, DataError, "x has 3 rows, and 5 shots need as many"),
         ({"x": torch.ones(3, 2), "shots": [1]}, DataError, r"x has shape \(3, 2\); wanted rows as in the fit, \(m"),
         ({"x": torch.tensor(1.0), "shots": [1]}, DataError, r"x has shape \(\); wanted rows as in the fit"),

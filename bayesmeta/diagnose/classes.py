@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -112,8 +113,8 @@ class ClassScore:
 
 def probabilities_of(predictive: Any) -> Tensor | None:
     """Probabilities of classes (T, m, classes), None where something else is predicted."""
-    if isinstance(predictive, Tensor):
-        return predictive.double()
+    if isinstance(predictive, (Tensor, np.ndarray)):
+        return torch.as_tensor(predictive, dtype=torch.float64)
     try:
         found = getattr(predictive, "probabilities", None)
     except NotAvailableError:

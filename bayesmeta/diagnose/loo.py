@@ -228,6 +228,8 @@ def loo_compare(posteriors: Mapping[str, Any], *, refit: bool = True, seed: int 
         OptionError: Fewer than two posteriors.
         DataError: They are not of the same tasks.
     """
+    if not isinstance(posteriors, Mapping):
+        raise OptionError(f"posteriors: got a {type(posteriors).__name__}; wanted a dict of them by name")
     if len(posteriors) < 2:
         raise OptionError(f"loo_compare compares two posteriors or more, got {len(posteriors)}")
     found = {name: one.loo(refit=refit, seed=seed) if hasattr(one, "loo") else one for name, one in posteriors.items()}

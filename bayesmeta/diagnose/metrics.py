@@ -27,6 +27,7 @@ from bayesmeta.diagnose.classes import ClassScore, PredictsClasses, judged, prob
 from bayesmeta.diagnose.over_tasks import means_by_task, names_of, observed_matrix, ratio, ratio_difference
 from bayesmeta.diagnose.ranks import Ranks, Reliability, ranked
 from bayesmeta.errors import DataError, NotAvailableError, OptionError
+from bayesmeta.infer.options import check_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,8 +170,7 @@ def score(
     """
     if not 0 < level < 1:
         raise OptionError(f"level must lie between 0 and 1, got {level!r}")
-    if draws < 20:
-        raise OptionError(f"draws must be at least 20, got {draws}")
+    check_whole("draws", draws, 20)
     if (p := probabilities_of(predictive)) is not None:
         return judged(p, names_of(predictive, len(p)), y, seed)
     return _score(predictive, y, level, draws, seed)  # type: ignore[arg-type]

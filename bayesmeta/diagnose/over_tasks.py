@@ -61,9 +61,14 @@ def observed_matrix(names: Sequence[str], y: Any, like: Tensor) -> Tensor:
     """
     if isinstance(y, Tasks):
         y = [y[name].y for name in names]
-    rows = [torch.as_tensor(np.asarray(row), dtype=torch.float64) for row in y]
+    try:
+        rows = [torch.as_tensor(np.asarray(row, dtype=np.float64)) for row in y]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"y: wanted numbers, one array per task: {error}") from error
     if len(rows) != len(names):
         raise DataError(f"y is for {len(rows)} tasks, predicted are {len(names)}")
+    if any(row.dim() == 0 for row in rows):
+        raise DataError("y has one number per task; wanted an array of observations for each, as in y[:, None]")
     out = torch.full_like(like, math.nan)
     for k, row in enumerate(rows):
         if row.shape[1:] != like.shape[2:] or len(row) > like.shape[1]:

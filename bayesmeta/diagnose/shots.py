@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -146,10 +147,10 @@ def shots(
         DataError: `x` or `query` is not shaped as the inputs of the fit, or `x` has too few rows.
     """
     counts = sorted(set(shots))
-    if not counts or not all(isinstance(k, int) and k >= 0 for k in counts):
+    if not counts or not all(isinstance(k, (int, np.integer)) and k >= 0 for k in counts):
         raise OptionError(f"shots must be whole numbers of at least 0, got {list(shots)!r}")
-    if tasks < 2:
-        raise OptionError(f"tasks must be at least 2, got {tasks!r}")
+    if not isinstance(tasks, (int, np.integer)) or tasks < 2:
+        raise OptionError(f"tasks must be a whole number of at least 2, got {tasks!r}")
     simulated = _simulated(posterior, x, query, context, counts[-1], tasks, seed)
     rows = {}
     with bar("adapting to simulated tasks", len(counts), progress) as step, warnings.catch_warnings():
