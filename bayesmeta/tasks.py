@@ -80,7 +80,7 @@ class Tasks:
         >>> tasks
         Tasks: 2 tasks, 3 observations
           names  A, B
-          sizes  min 1, median 1, max 2
+          sizes  min 1, median 1.5, max 2
           x      a number per observation
           y      a number per observation
         >>> tasks["A"].y, tasks[["B"]].names
