@@ -226,3 +226,14 @@ def test_networks_within_networks_need_names_of_their_own() -> None:
     with pytest.raises(OptionError, match="two networks of a kernel are named 'features'"):
         deep(one, deep(two, rbf()))
     assert set(deep(one, deep(two, rbf()), name="outer").networks) == {"features", "outer"}
+
+
+@pytest.mark.parametrize("make", [rbf, matern52, periodic, linear])
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_kernel_is_for_as_many_inputs_as_it_says(make: Callable[..., Kernel], width: int) -> None:
+    kernel = make(inputs=2)
+    values = {name: torch.ones(prior.event_shape) for name, prior in kernel.sites.items()}
+    x = torch.zeros(3, width, dtype=torch.float64)
+
+    with pytest.raises(OptionError, match=rf"a kernel is for 2 inputs, and x has {width}: pass inputs={width}"):
+        kernel.matrix(values, x, x)

@@ -127,8 +127,8 @@ def periodic(
     }
 
     def correlation(values: Values, a: Tensor, b: Tensor) -> Tensor:
-        phase = _differences(a, b) * (math.pi / values["period"])
-        return torch.exp(-2 * (torch.sin(phase) / values["lengthscale"]).square().sum(-1))
+        phase = _differences(a, b) * (math.pi / _per_input(values["period"], a))
+        return torch.exp(-2 * (torch.sin(phase) / _per_input(values["lengthscale"], a)).square().sum(-1))
 
     return _stationary(name, amplitude, sites, correlation)
 
@@ -171,6 +171,7 @@ def spectral_mixture(
     }
 
     def matrix(values: Values, a: Tensor, b: Tensor) -> Tensor:
+        _check_inputs(inputs, a)
         away = 2 * math.pi * _differences(a, b)
         frequency, bandwidth = (
             _of_components(values[f"{name}_{k}"]).expand(components, inputs) for k in ("frequency", "bandwidth")
@@ -218,10 +219,10 @@ def linear(amplitude: Prior = None, *, inputs: int | None = None, name: str = "l
     site = f"{name}_amplitude"
 
     def matrix(values: Values, a: Tensor, b: Tensor) -> Tensor:
-        return (a * _full(values[site])) @ (b * _full(values[site])).mT
+        return (a * _per_input(values[site], a)) @ (b * _per_input(values[site], a)).mT
 
     def variance(values: Values, a: Tensor) -> Tensor:
-        return (a * _full(values[site])).square().sum(-1)
+        return (a * _per_input(values[site], a)).square().sum(-1)
 
     return Kernel({site: _prior(amplitude, 1.0, inputs)}, matrix, variance)
 
@@ -271,9 +272,10 @@ def as_network(network: nn.Module | Network, name: str, scale: float = 1.0) -> N
 
 def squared_distance(a: Tensor, b: Tensor, lengthscale: Any) -> Tensor:
     """Squared distances (n, m) of a (n, d) and b (m, d) in units of a lengthscale () or (d,)."""
+    scale = _per_input(lengthscale, a)
     if a.shape[-1] < WIDE:
-        return (_differences(a, b) / _full(lengthscale)).square().sum(-1)
-    a, b = a / _full(lengthscale), b / _full(lengthscale)
+        return (_differences(a, b) / scale).square().sum(-1)
+    a, b = a / scale, b / scale
     centre = a.mean(0, keepdim=True).detach()  # less is lost where the squares are small
     a, b = a - centre, b - centre
     squares = a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1)
@@ -317,9 +319,23 @@ def _differences(a: Tensor, b: Tensor) -> Tensor:
     return a.unsqueeze(-2) - b.unsqueeze(-3)
 
 
+def _per_input(value: Any, x: Tensor) -> Tensor:
+    """A hyperparameter, one number or one for each input of x (n, d)."""
+    full = _full(value)
+    if full.dim() and full.shape[-1] > 1:
+        _check_inputs(full.shape[-1], x)
+    return full
+
+
+def _check_inputs(inputs: int, x: Tensor) -> None:
+    if x.shape[-1] != inputs:
+        raise OptionError(f"a kernel is for {inputs} inputs, and x has {x.shape[-1]}: pass inputs={x.shape[-1]} to it")
+
+
 def _full(value: Any, *shape: int) -> Tensor:
     """A hyperparameter as a tensor of that shape."""
-    return torch.as_tensor(value, dtype=torch.float64).expand(shape) if shape else torch.as_tensor(value)
+    full = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    return full.double().expand(shape) if shape else full
 
 
 def _prior(prior: Prior, median: float, *shape: int | None, spread: float = 1.0) -> Prior:
