@@ -53,25 +53,19 @@ def joint_model(program: Program, tasks: Tasks) -> Callable[[], dict[str, Tensor
 
 
 def _check_supports(program: Program, tasks: Tasks) -> None:
-    """Raise a NotAvailableError where what θ may be depends on φ or the task: Pyro's samplers take one support."""
+    """Raise a NotAvailableError where what θ may be depends on φ: Pyro's samplers take one support."""
     with quiet_pyro():
         v = torch.linspace(-1.0, 0.5, program.structure.theta.size)
         points = [program.phi(torch.full((program.structure.phi.size,), u)).returned for u in (-0.7, 0.4)]
         rows = Row.of(tasks[:1].padded()[0]) if tasks.n_observations else first_rows(tasks[:1])
-        met = [program.over_tasks(lambda row, at=at: _values(program, at, v, row))(rows) for at in points]
-    for name in program.structure.theta.names:
-        site = next(site for site in program.structure.theta if site.name == name)
-        if not site.is_real and not torch.allclose(met[0][name], met[1][name]):
+        met = [program.over_tasks(lambda row, at=at: program.values(v, at, row))(rows) for at in points]
+    for site in program.structure.theta:
+        if not site.is_real and not torch.allclose(*(values[site.name] for values in met)):
             raise NotAvailableError(
-                f"what θ site {name!r} may be depends on φ, and an ordinary Pyro model has one support for all: sample "
-                f"{name}_unit from Uniform(0, 1), say, and write {name} as a function of it and φ. bm.fit takes the "
-                "hierarchy as it is"
+                f"what θ site {site.name!r} may be depends on φ, and an ordinary Pyro model has one support for all: "
+                f"sample {site.name}_unit from Uniform(0, 1), say, and write {site.name} as a function of it and φ. "
+                "bm.fit takes the hierarchy as it is"
             )
-
-
-def _values(program: Program, returned: Any, v: Tensor, row: Row) -> dict[str, Tensor]:
-    met = program.meet(returned, v, row)
-    return {name: met[name].value for name in program.structure.theta.names}
 
 
 @contextmanager
