@@ -45,12 +45,13 @@ How it was measured: characters of 28 x 28 pixels; the 964 of the background alp
 classes of their own, to learn from, the 659 of the evaluation alphabets, upright, to be judged by. The Bayesian last
 layer is `bm.meta.ClassHead`; pre-training tells the 3,856 classes apart in batches of 128 images, each of which counts
 as a task here, and a new task trains a last layer of its own. Each learner has the same network of four strided
-convolutions of 64 channels, whose normalisation is by batch (transductive), and so many *minutes* on one core; rows of
-other minutes than their neighbours' are not to be set beside them. How many tasks it saw in that time, a step for each,
-is in the table. Rates and steps were chosen by a tenth of the background characters. So these are figures of a short
-training, not of the methods' ends, which *published* has where they are known. Judged by 600 tasks, 200 where there are
-20 classes, with 15 query images of each; standard errors are over tasks. NLL is in nats an image, ECE in 15 bins of the
-likeliest class's probability, beside the value that a perfectly calibrated prediction of as many images has."""
+convolutions of 64 channels, whose normalisation is by batch (transductive), and so many *minutes* on one core: 20, or
+what `--limit` gives in seconds, 300 for the rows of 5. A row is to be set beside those of as many minutes. How many
+tasks it saw in that time, a step for each, is in the table. Rates and steps were chosen by a tenth of the background
+characters. So these are figures of a short training, not of the methods' ends, which *published* has where they are
+known. Judged by 600 tasks, 200 where there are 20 classes, with 15 query images of each; standard errors are over
+tasks. NLL is in nats an image, ECE in 15 bins of the likeliest class's probability, beside the value that a perfectly
+calibrated prediction of as many images has."""
 
 
 def _none(ways: int, shots: int) -> Data:
