@@ -70,7 +70,7 @@ def _possible(met: Meeting, mask: Tensor) -> Tensor:
         return torch.ones((), dtype=torch.bool)
     value, support = met.value, base_of(met.fn).support
     fits: Tensor = support.check(value)
-    by_row = fits.reshape(len(fits), -1).all(1) if fits.dim() else fits
+    by_row = fits.unsqueeze(-1).flatten(1).all(1) if fits.dim() else fits
     return (by_row | ~mask).all() if by_row.shape == mask.shape else by_row.all()
 
 

@@ -133,7 +133,7 @@ def _check(posterior: Posterior, tasks: Tasks, seed: int) -> None:
     require_possible(posterior.collapsed.program, tasks)
     if not isinstance(seed, int) or seed < 0:
         raise OptionError(f"seed must be a whole number of at least 0, got {seed!r}")
-    lost = torch.nonzero(~torch.isfinite(tasks.y.reshape(len(tasks.y), -1)).all(1)).squeeze(-1)
+    lost = torch.nonzero(~torch.isfinite(tasks.y.unsqueeze(-1).flatten(1)).all(1)).squeeze(-1)
     if len(lost):
         name = tasks.names[int(tasks.task_index[int(lost[0])])]
         raise DataError(f"y of task {name!r} is not finite in {len(lost)} rows in all: leave out what is not observed")

@@ -174,6 +174,16 @@ def test_a_task_of_the_fit_in_another_order_stays_as_it_was() -> None:
     assert torch.equal(before.y, task.y)
 
 
+def test_rows_without_inputs_are_known_in_any_order_too() -> None:
+    old = bm.Tasks.from_lists(None, [[0.1, 0.7, 0.4], [1.5]], names=["a", "b"])
+    new = bm.Tasks.from_lists(None, [[0.4, 0.9, 0.1, 0.7]], names=["a"])
+
+    known, before = observations(old, new)
+
+    assert known.y.tolist() == [0.1, 0.7, 0.4, 0.9]
+    assert before.sizes.tolist() == [3]
+
+
 @pytest.mark.filterwarnings("ignore::bayesmeta.errors.BayesmetaWarning")  # names are numbers
 def test_counts_that_come_again_are_new() -> None:
     posterior = fitted("beta_binomial")

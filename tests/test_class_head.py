@@ -203,7 +203,7 @@ def test_a_posterior_over_it_adapts_and_predicts_classes() -> None:
     torch.testing.assert_close((drawn == 1).double().mean((0, 2)), shares[..., 1].mean(1), rtol=0, atol=0.1)
     with pytest.raises(NotAvailableError, match="not Normal"):
         predicted.cdf(query)
-    with pytest.raises(NotAvailableError, match="classes, which have no mean: ask for probabilities"):
+    with pytest.raises(NotAvailableError, match="classes, which have no mean and no order: ask for probabilities"):
         _ = predicted.mean
     assert "20 tasks" in predicted._repr_html_()
 

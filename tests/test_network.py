@@ -125,7 +125,7 @@ def test_periodic_features() -> None:
     torch.testing.assert_close(out[0], out[1])
     torch.testing.assert_close(out[0, :4], torch.sin(0.3 * torch.tensor([0.5, 1.0, 1.5, 2.0])))
     assert Periodic(3, 2)(torch.zeros(7, 2)).shape == (7, 6)
-    with pytest.raises(bm.BayesmetaError, match="count must be above 0, got 0"):
+    with pytest.raises(bm.BayesmetaError, match="count must be above 0 and whole, got 0"):
         Periodic(0)
 
 

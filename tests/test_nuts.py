@@ -278,7 +278,7 @@ def test_impossible_observations_are_named() -> None:
 
     def task(phi: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
         rate = pyro.sample("rate", dist.LogNormal(0.0, phi))
-        return pyro.sample("y", dist.Poisson(rate).expand([len(x)]).to_event(1), obs=y)
+        return pyro.sample("y", dist.Uniform(0.0, 5.0 + rate).expand([len(x)]).to_event(1), obs=y)
 
     tasks = bm.Tasks.from_lists(None, [[1.0, 2.0], [-3.0]])
     with pytest.raises(BayesmetaError, match=r"no starting point of finite log density .* negative values"):

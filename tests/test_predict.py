@@ -356,7 +356,8 @@ def test_a_task_may_be_asked_for_nothing() -> None:
     ("x", "message"),
     [
         (torch.zeros(2, 3), r"inputs of task '0' have shape \(2, 3\); wanted \(m\)"),
-        (torch.tensor(1.0), r"inputs of task '0' have shape \(\); wanted \(m\)"),
+        (torch.tensor(1.0), r"x: got tensor\(1\.\); wanted a Tasks, an array of inputs"),
+        ([1.0, [2.0], [1.0]], r"inputs of task '0' have shape \(\); wanted \(m\)"),
         ([[1.0], [2.0]], "x is a list of 2 inputs, one per task is wanted: 3"),
         ([[1.0], [[2.0]], [1.0]], r"inputs of task 'new' have shape \(1, 1\); wanted \(m\)"),
         ([[1.0], [math.nan], [1.0]], "x is NaN in row 0 of task 'new'"),
@@ -563,7 +564,7 @@ def test_levels_and_counts_are_checked() -> None:
     for level in (0.0, 1.0, 90):
         with pytest.raises(OptionError, match="level must lie between 0 and 1, got"):
             predictive.interval(level)
-    with pytest.raises(OptionError, match="n must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="n must be a whole number of at least 1, got 0"):
         predictive.sample(0)
 
 

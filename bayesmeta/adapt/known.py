@@ -85,7 +85,7 @@ def _old_first(task: Task, old: Task) -> torch.Tensor | None:
 
 
 def _cells(task: Task) -> list[tuple[float, ...]]:
-    rows = torch.cat([task.x.reshape(task.n, -1), task.y.reshape(task.n, -1)], 1)
+    rows = torch.cat([part.unsqueeze(-1).flatten(1) for part in (task.x, task.y)], 1)
     return [tuple(row) for row in rows.tolist()]
 
 
