@@ -18,10 +18,32 @@ import numpy.typing as npt
 
 from bayesmeta.errors import BayesmetaError, FileFormatError, NotAvailableError
 
-__all__ = ["Arrays", "read", "understood", "write"]
+__all__ = ["Arrays", "read", "understood", "write", "written_whole"]
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 RECORD = "record"  # the record's name among the arrays
+
+
+@contextlib.contextmanager
+def written_whole(target: Path, argument: str = "path") -> Iterator[Path]:
+    """A path to write to, which takes the place of `target` when the block ends; one that fails leaves the old file.
+
+    Args:
+        target: The file.
+        argument: How the user calls the path, for the error.
+
+    Raises:
+        NotAvailableError: The file cannot be written.
+    """
+    partial = target.with_name(target.name + ".part")
+    try:
+        yield partial
+        partial.replace(target)
+    except OSError as error:
+        raise NotAvailableError(f"{argument}: cannot write {str(target)!r}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def write(
@@ -46,19 +68,11 @@ def write(
     Raises:
         NotAvailableError: The file cannot be written.
     """
-    target = Path(path)
-    partial = target.with_name(target.name + ".part")
     everything: dict[str, Any] = {RECORD: np.array(json.dumps({"format": kind, **record})), **arrays}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(Path(path), argument) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             (np.savez_compressed if compress else np.savez)(file, **everything)
-        partial.replace(target)
-    except OSError as error:
-        raise NotAvailableError(f"{argument}: cannot write {str(target)!r}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def read(path: str | PathLike[str], kind: str, what: str, *, argument: str = "path") -> tuple[dict[str, Any], Arrays]:

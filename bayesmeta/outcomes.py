@@ -26,7 +26,7 @@ def bounded(met: Meeting) -> bool:
     return bool(getattr(support, "is_discrete", False)) or any(support is one for one in RANGES)
 
 
-def require_possible(program: Program, tasks: Tasks, u: Tensor | None = None) -> None:
+def require_possible(program: Program, tasks: Tasks) -> None:
     """Raise a DataError unless counts are counts, classes classes, and so on.
 
     Densities of torch go on between whole numbers, beyond 0 and 1 for yes or no, and below zero for times.
@@ -34,7 +34,6 @@ def require_possible(program: Program, tasks: Tasks, u: Tensor | None = None) ->
     Args:
         program: The hierarchy's functions.
         tasks: Tasks with observations.
-        u: Coordinates of φ (q,); zero by default.
 
     Raises:
         DataError: An observation of a task is impossible whatever the parameters are.
@@ -42,13 +41,13 @@ def require_possible(program: Program, tasks: Tasks, u: Tensor | None = None) ->
     if not program.structure.bounded:
         return
     with quiet_pyro(), torch.no_grad():
-        returned = program.returned(torch.zeros(program.structure.phi.size) if u is None else u)
+        returned = program.returned(torch.zeros(program.structure.phi.size))
         for batch in tasks.padded(exact_sizes=not program.structure.maskable):
             fits = _fits(program, returned, Row.of(batch))
             if fits is not None and not bool((fits | (batch.mask.sum(1) == 0)).all()):
                 task = tasks[int(batch.index[int(fits.long().argmin())])]
                 met = program.meet(returned, _zeros(program), _row(task))
-                raise DataError(_sentence(task.name, task.y, [met[name] for name in _names(program)]))
+                raise DataError(_sentence(task.name, task.y, [met[name] for name in program.structure.observed]))
 
 
 def _fits(program: Program, returned: Any, rows: Row) -> Tensor | None:
@@ -56,7 +55,7 @@ def _fits(program: Program, returned: Any, rows: Row) -> Tensor | None:
 
     def one(row: Row) -> Tensor:
         met = program.meet(returned, _zeros(program), row)
-        return torch.stack([_possible(met[name], row.mask) for name in _names(program)]).all()
+        return torch.stack([_possible(met[name], row.mask) for name in program.structure.observed]).all()
 
     try:
         fits: Tensor = program.over_tasks(one)(rows)
@@ -72,10 +71,6 @@ def _possible(met: Meeting, mask: Tensor) -> Tensor:
     fits: Tensor = support.check(value)
     by_row = fits.unsqueeze(-1).flatten(1).all(1) if fits.dim() else fits
     return (by_row | ~mask).all() if by_row.shape == mask.shape else by_row.all()
-
-
-def _names(program: Program) -> tuple[str, ...]:
-    return program.structure.observed
 
 
 def _zeros(program: Program) -> Tensor:

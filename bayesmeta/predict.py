@@ -238,9 +238,7 @@ class Predictive:
 
     def _check_numbers(self) -> None:
         if self._classes:
-            raise NotAvailableError(
-                "the observations are classes, which have no mean and no order: ask for probabilities"
-            )
+            raise NotAvailableError("observations are classes, which have no mean and no order: ask for probabilities")
 
     def _mean_and_sd(self) -> tuple[Tensor, Tensor]:
         self._check_numbers()

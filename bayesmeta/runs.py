@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bayesmeta import presets, shelf
+from bayesmeta.archive import written_whole
 from bayesmeta.csv_tables import Table, read_table
 from bayesmeta.errors import DataError, FileFormatError, NotAvailableError, OptionError
 from bayesmeta.tasks import split_missing
@@ -220,23 +220,16 @@ def write_table(frame: pd.DataFrame, out: Path) -> None:
     Raises:
         NotAvailableError: it cannot be written.
     """
-    partial = out.with_name(out.name + ".part")
-    try:
+    with written_whole(out, "--out") as partial:
         frame.to_csv(partial, index=False)
-        partial.replace(out)
-    except OSError as error:
-        raise NotAvailableError(f"--out: cannot write {str(out)!r}: {error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _check_names(table: Table, known: Sequence[str]) -> None:
     """Raise a DataError where a task is written as another number than in the fit: its rows would count twice."""
-    numbers = {_as_number(name): name for name in known}
+    names, numbers = set(known), {_as_number(name): name for name in known}
     for name in table.tasks.dropna().unique():
         other = numbers.get(_as_number(name), name)
-        if name not in known and other in known:
+        if name not in names and other in names:
             raise DataError(
                 f"--data: task {name!r} is not one of the fit, which has {other!r}: write it as there, or read that "
                 f"column as text before the fit: pd.read_csv(..., dtype={{{table.columns.task!r}: str}})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xarray as xr
 
+from bayesmeta.archive import written_whole
 from bayesmeta.errors import NotAvailableError
 from bayesmeta.evidence.joint import Joint
 from bayesmeta.export.groups import as_variable
@@ -41,19 +41,12 @@ def save(posterior: Posterior, path: str | PathLike[str], parts: Mapping[str, xr
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NotAvailableError(f"path: cannot make the folder {str(target.parent)!r}: {error}") from error
-    partial = target.with_name(target.name + ".part")
     record = {"format": FORMAT, **_record(posterior)}
     everything = {**parts, "unconstrained_posterior": _coordinates(posterior)}
-    try:
+    with written_whole(target) as partial:
         xr.Dataset(attrs={"bayesmeta": json.dumps(record)}).to_netcdf(partial, mode="w", engine="h5netcdf")
         for name, dataset in everything.items():
             dataset.to_netcdf(partial, mode="a", group=name, engine="h5netcdf")
-        partial.replace(target)
-    except OSError as error:
-        raise NotAvailableError(f"path: cannot write {str(target)!r}: {error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _coordinates(posterior: Posterior) -> xr.Dataset:

@@ -7,12 +7,12 @@ leave-one-task-out, calibration, and how it was made. What does not apply to a p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayesmeta.archive import written_whole
 from bayesmeta.errors import BayesmetaError, NotAvailableError, OptionError
 from bayesmeta.report import calibrating, checking, data, leaving, making, model, population, shrinking, verdicts
 from bayesmeta.report.data import counted
@@ -70,16 +70,9 @@ def report(
     if target.is_dir():
         raise NotAvailableError(f"path: {str(target)!r} is a folder; wanted the path of a file, such as report.html")
     text = as_page(posterior, title=title, story=story, seed=seed, progress=progress)
-    partial = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise NotAvailableError(f"path: cannot write {str(target)!r}: {error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
     return target
 
 
